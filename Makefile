@@ -1,0 +1,37 @@
+# Everything happens in .venv. Needed: make, and Python 3.11, 3.12 or 3.13 (make PYTHON=python3.12 names another one).
+PYTHON ?= python3
+SEED ?= 0
+DEMO = data/demo-$(SEED)
+RUN = .venv/bin/python
+
+.PHONY: demo test lint lock clean
+
+# From nothing to the retrieval table and its pictures, on synthetic people.
+demo: .venv/installed
+	$(RUN) data/make_demo.py --out $(DEMO) --seed $(SEED)
+	$(RUN) preprocess.py --csv $(DEMO)/avspeech_demo.csv --data $(DEMO) --face-model dlib
+	rm -rf checkpoints/demo
+	$(RUN) train.py --data $(DEMO) --run demo --width 0.125 --seconds 3 --epochs 16 --seed $(SEED)
+	$(RUN) evaluate.py --run demo --k 1 5 10
+
+test: .venv/installed lint
+	$(RUN) -m pytest
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+# The lock, for all Pythons and systems. `make lock UPGRADE=--upgrade` moves every pin to the newest release.
+lock: .venv/installed
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --custom-compile-command "make lock" $(UPGRADE) \
+	    requirements.in --output-file requirements.txt
+
+.venv/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; (3, 11) <= sys.version_info < (3, 14) or sys.exit(f"error: expected Python 3.11 to 3.13, found {v}; name another one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	@echo "installing into .venv, a minute or two"
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
+	@touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis checkpoints/demo data/demo-*

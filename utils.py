@@ -1,0 +1,354 @@
+"""What the scripts share and no network needs: constants, options, clip names, feature files, the split, ranks and recall.
+
+Never imports TensorFlow or Keras, so that the worker processes of preprocess.py start fast and stay small.
+"""
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import pickle
+import sys
+import typing
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's chatter, if it is started; its errors are exceptions too
+
+# Sound. Source: Oh et al., "Speech2Face", CVPR 2019, implementation details.
+SAMPLE_RATE = 16_000  # Hz, mono
+CLIP_SECONDS = 6  # s; shorter clips are repeated, longer ones cut
+WINDOW = 400  # samples, 25 ms, periodic Hann
+HOP = 160  # samples, 10 ms
+FFT_SIZE = 512  # samples
+POWER = 0.3  # exponent of the power-law compression, no unit
+CLIP_SAMPLES = CLIP_SECONDS * SAMPLE_RATE  # 96 000
+N_FRAMES = 1 + (CLIP_SAMPLES - WINDOW) // HOP  # 598
+N_BINS = FFT_SIZE // 2 + 1  # 257
+
+# Faces.
+FACE_SIZE = 224  # pixels, side of a face crop: VGG-Face's input
+FEATURE_SIZE = {"vggface": 4096, "dlib": 128}  # numbers in a face feature, for each --face-model
+
+# The share of the videos in each part of the split, in this order.
+SPLIT = {"train": 0.8, "val": 0.1, "test": 0.1}
+
+DATA = Path("data")
+CHECKPOINTS = Path("checkpoints")
+OPTIONS, BEST_WEIGHTS, LAST_WEIGHTS = "options.json", "best.weights.h5", "last.weights.h5"  # in a run's folder
+
+
+class InputError(ValueError):
+    """Bad input. Its message is one line: the file or option, what was expected, what was found, the next step.
+
+    A class of its own, so that a script can report it in a line while our own mistakes keep their traceback.
+    """
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The command line. One frozen dataclass per script holds every default; argparse is filled from it.
+
+
+def option(help: str, default=dataclasses.MISSING, **for_argparse):
+    """Declare an option as a dataclass field: what --help says of it, its default (without one it is required)."""
+    return dataclasses.field(default=default, metadata={"help": help, **for_argparse})
+
+
+def parse_options(options_class, description: str, argv=None):
+    """Read a script's command line into its options.
+
+    The field `batch_size: int` is the option `--batch-size INT`; a bool is a switch, a tuple takes several values.
+
+    Args:
+        options_class: frozen dataclass with fields made by `option`; its `__post_init__` raises ValueError on bad values.
+        description: the script's docstring, which --help shows as it stands.
+        argv: list of str, or None for the process's own command line.
+
+    Returns:
+        An instance of options_class.
+
+    Raises:
+        SystemExit: after --help (code 0), or after one line about bad options (code 2).
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    types = typing.get_type_hints(options_class)
+    for field in dataclasses.fields(options_class):
+        arguments = dict(field.metadata)
+        kind = (typing.get_args(types[field.name]) or (types[field.name],))[0]  # Path | None and tuple[int, ...] too
+        if kind is bool:
+            arguments["action"] = "store_true"
+        else:
+            arguments["type"] = kind
+            if "choices" not in arguments:
+                arguments["metavar"] = kind.__name__.upper()
+            if field.default is dataclasses.MISSING:
+                arguments["required"] = True
+            else:
+                arguments["default"] = field.default
+            if field.default not in (dataclasses.MISSING, None):
+                shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+                arguments["help"] += f" (default: {shown})"
+        arguments["help"] = arguments["help"].replace("%", "%%")
+        parser.add_argument("--" + field.name.replace("_", "-"), **arguments)
+    values = vars(parser.parse_args(argv))
+    try:
+        return options_class(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def reporting_errors(main):
+    """Make a script's `main` end in one line on stderr and exit code 1 (130 after Ctrl-C) where input or disk is at fault."""
+
+    @functools.wraps(main)
+    def wrapped(argv=None) -> int:
+        try:
+            return main(argv)
+        except (InputError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("interrupted; what is written so far is complete", file=sys.stderr)
+            return 130
+
+    return wrapped
+
+
+def run_folder(run: str) -> Path:
+    """Return the folder of a run: `checkpoints/<run>` for a plain name, the path itself for anything with a slash."""
+    return Path(run) if len(Path(run).parts) > 1 else CHECKPOINTS / run
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Clips and their files.
+
+
+def clip_name(video_id: str, start: float, end: float) -> str:
+    """Return a clip's name, `<id>_<start>-<end>`, with times in seconds as %010.6f: the naming of the paper's authors."""
+    return f"{video_id}_{start:010.6f}-{end:010.6f}"
+
+
+def video_of(clip: str) -> str:
+    """Return the video id in a clip's name: all before the last underscore (an id may hold underscores itself)."""
+    return clip.rpartition("_")[0]
+
+
+def spectrogram_path(data: Path, clip: str) -> Path:
+    """Return the path of a clip's spectrogram: a pickle of float16 (N_FRAMES, N_BINS, 2)."""
+    return Path(data) / "spectrograms" / f"{clip}.pkl"
+
+
+def embedding_path(data: Path, clip: str) -> Path:
+    """Return the path of a clip's face feature: a pickle of float32 (4096,) for VGG-Face, (128,) for dlib."""
+    return Path(data) / "embeddings" / f"{clip}.pkl"
+
+
+def face_path(data: Path, clip: str) -> Path:
+    """Return the path of a clip's face crop: a JPEG of FACE_SIZE x FACE_SIZE pixels."""
+    return Path(data) / "faces" / f"{clip}.jpg"
+
+
+def ready_clips(data: Path) -> list[str]:
+    """Return the names of all clips under `data` that have spectrogram, face feature and face, sorted.
+
+    Raises:
+        InputError: if there is none.
+    """
+    names = [
+        {path.stem for path in of_any_clip.parent.glob(of_any_clip.name) if not path.name.startswith(".")}
+        for of_any_clip in (spectrogram_path(data, "*"), embedding_path(data, "*"), face_path(data, "*"))
+    ]
+    clips = sorted(set.intersection(*names))
+    if not clips:
+        raise InputError(f"{data}: expected clips made ready by preprocess.py, found none; run preprocess.py, or name --data")
+    return clips
+
+
+@contextmanager
+def replacing(path: Path):
+    """Give a temporary path beside `path`, which takes its place when the block ends well and goes when it fails.
+
+    A process killed half-way leaves at most the temporary, whose name starts with a dot; the next try writes over it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".part-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write one array as a pickle, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(pickle.dumps(array, protocol=4))  # one protocol for all Pythons: the same bytes everywhere
+
+
+def write_json(path: Path, values: dict) -> None:
+    """Write a dictionary as JSON, whole or not at all; paths become text."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits what a pickled numpy array consists of and nothing else: a pickle can otherwise run any code."""
+
+    ALLOWED: typing.ClassVar = {
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        # numpy 2 writes `numpy._core`, numpy 1 `numpy.core`. An empty array: its state, with the sizes, is set after.
+        ("numpy._core.multiarray", "_reconstruct"): lambda *_: np.empty(0, np.float32),
+        ("numpy.core.multiarray", "_reconstruct"): lambda *_: np.empty(0, np.float32),
+    }
+
+    def find_class(self, module, name):
+        try:
+            return self.ALLOWED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"refused {module}.{name}") from None
+
+
+def load_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Read one array from a pickle.
+
+    Args:
+        path: the pickle.
+        dtype: the dtype that it must have.
+        shape: the shape that it must have.
+
+    Returns:
+        The array.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        InputError: if the file is no pickle of one plain array, or its dtype or shape is another.
+    """
+    expected = f"{np.dtype(dtype)} {shape}"
+    data = Path(path).read_bytes()
+    try:
+        array = _ArrayUnpickler(io.BytesIO(data)).load()
+    except Exception as error:  # broken bytes may make the unpickler raise anything
+        raise InputError(f"{path}: expected a pickle of {expected}, found {error}; delete it, rerun preprocess.py") from error
+    if type(array) is not np.ndarray:
+        raise InputError(f"{path}: expected {expected}, found a {type(array).__name__}; delete it, rerun preprocess.py")
+    if array.dtype != dtype or array.shape != tuple(shape):
+        raise InputError(
+            f"{path}: expected {expected}, found {array.dtype} {array.shape}; "
+            "made with another --face-model? rerun preprocess.py"
+        )
+    return array
+
+
+def load_embedding(data: Path, clip: str, feature_size: int) -> np.ndarray:
+    """Read a clip's face feature.
+
+    Returns:
+        float32 (feature_size,).
+
+    Raises:
+        FileNotFoundError: if there is none.
+        InputError: if it is something else, or not finite.
+    """
+    path = embedding_path(data, clip)
+    feature = load_array(path, np.float32, (feature_size,))
+    if not np.isfinite(feature).all():
+        raise InputError(f"{path}: expected finite numbers, found nan or inf; delete it, rerun preprocess.py")
+    return feature
+
+
+def feature_size_of(data: Path, clip: str) -> int:
+    """Return how many numbers a clip's face feature has.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        InputError: if it is no face feature of a size in FEATURE_SIZE.
+    """
+    for size in sorted(FEATURE_SIZE.values()):
+        try:
+            return len(load_embedding(data, clip, size))
+        except InputError as error:
+            problem = error
+    raise problem
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The split, ranks and recall.
+
+
+def part_of(video_id: str, seed: int) -> str:
+    """Return the part of the split that a video belongs to: a pure function of its id and the seed.
+
+    It is the same in every process and order, and stays when clips are added; all clips of a video share one part.
+
+    Returns:
+        "train", "val" or "test", in the shares of SPLIT.
+    """
+    digest = hashlib.sha256(f"{seed}:{video_id}".encode()).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64  # [0, 1)
+    for part, share in SPLIT.items():
+        position -= share
+        if position < 0:
+            return part
+    return part  # rounding of the shares' sum
+
+
+def split_clips(clips: list[str], seed: int) -> dict[str, list[str]]:
+    """Divide clips into the parts of the split, each in the order given."""
+    parts = {part: [] for part in SPLIT}
+    for clip in clips:
+        parts[part_of(video_of(clip), seed)].append(clip)
+    return parts
+
+
+def normalise(features: np.ndarray) -> np.ndarray:
+    """Scale each row to length 1. float (N, D) -> float (N, D); a row of zeros stays."""
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def retrieval_ranks(predicted: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """Rank, for each voice, the true face among all faces by cosine similarity (as the distance of normalised features does).
+
+    Args:
+        predicted: float (N, D), features predicted from the voices; or (1, D), one prediction for all of them.
+        gallery: float (N, D), features of the faces, face i belonging to voice i.
+
+    Returns:
+        int64 (N,), 1 for the best. Ties count against the model: every other face at least as similar ranks before the
+        true one. Equal means within 1e-6, the rounding of float32 products.
+    """
+    predicted, gallery = normalise(np.asarray(predicted, np.float32)), normalise(np.asarray(gallery, np.float32))
+    predicted = np.broadcast_to(predicted, gallery.shape)
+    if not (np.isfinite(predicted).all() and np.isfinite(gallery).all()):
+        raise ValueError("predicted and gallery: expected finite features, found nan or inf")
+    ranks = np.empty(len(gallery), np.int64)
+    for start in range(0, len(gallery), 1024):  # blocks bound the memory
+        block = slice(start, start + 1024)
+        similarity = predicted[block] @ gallery.T  # (block, N)
+        true = np.einsum("nd,nd->n", predicted[block], gallery[block])
+        ranks[block] = np.count_nonzero(similarity >= true[:, None] - 1e-6, axis=1)
+    return ranks
+
+
+def recall_at_k(ranks: np.ndarray, k: int) -> float:
+    """Return R@k: the share of queries whose true face is among the k most similar, in [0, 1]."""
+    return float(np.mean(ranks <= k))
+
+
+def chance_at_k(gallery_size: int, k: int) -> float:
+    """Return the R@k that guessing reaches in a gallery of this size, in [0, 1]."""
+    return min(k, gallery_size) / gallery_size
