@@ -8,8 +8,10 @@ import functools
 import importlib
 import os
 import sys
+import types
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from utils import (
@@ -238,21 +240,27 @@ def _keras_2():
     """Let the name `keras` mean Keras 2 (the package tf-keras), as keras-vggface expects it, while the block runs."""
     import tf_keras
 
+    layer_utils, data_utils = (importlib.import_module(f"tf_keras.src.utils.{name}") for name in ("layer_utils", "data_utils"))
+    keras_utils = types.ModuleType("keras.utils")
+    vars(keras_utils).update(vars(tf_keras.utils), layer_utils=layer_utils)
+    keras_2 = {
+        "keras": tf_keras,
+        "keras.backend": tf_keras.backend,
+        "keras.layers": tf_keras.layers,
+        "keras.models": tf_keras.models,
+        "keras.utils": keras_utils,
+        # Moved since keras-vggface was written:
+        "keras.utils.data_utils": data_utils,
+        "keras.engine.topology": layer_utils,
+    }
+
     def names():
         return [name for name in sys.modules if name == "keras" or name.startswith("keras.")]
 
     keras_3 = {name: sys.modules.pop(name) for name in names()}
-    sys.modules["keras"] = tf_keras
-    for name in ("backend", "layers", "models", "utils"):
-        sys.modules[f"keras.{name}"] = getattr(tf_keras, name)
-    for name, now in (  # three modules have moved since keras-vggface was written
-        ("keras.utils.layer_utils", "tf_keras.src.utils.layer_utils"),
-        ("keras.utils.data_utils", "tf_keras.src.utils.data_utils"),
-        ("keras.engine.topology", "tf_keras.src.utils.layer_utils"),
-    ):
-        sys.modules[name] = importlib.import_module(now)
+    sys.modules.update(keras_2)
     try:
-        yield tf_keras
+        yield
     finally:
         for name in names():
             del sys.modules[name]
@@ -310,7 +318,11 @@ def vggface():
     path = fetch_vggface_weights()
     network = models.VGG16(weights=None)
     try:
-        network.load_weights(path)
+        with h5py.File(path) as file:
+            missing = [layer.name for layer in network.layers if layer.weights and layer.name not in file]
+        if missing:
+            raise ValueError(f"no {', '.join(missing)}")
+        network.load_weights(path, by_name=True)  # as keras-vggface does
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{path}: expected the weights of VGG-Face, found something else ({error}); delete it to download it again"

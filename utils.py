@@ -11,6 +11,8 @@ import io
 import json
 import os
 import pickle
+import pickletools
+import re
 import sys
 import typing
 from contextlib import contextmanager
@@ -205,20 +207,62 @@ def write_json(path: Path, values: dict) -> None:
         temporary.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
 
 
+class _Dtype:
+    """Stands for numpy.dtype while unpickling: numbers only."""
+
+    def __init__(self, code, *_):
+        if not re.fullmatch(r"[<>|=]?[biuf]\d", code):
+            raise pickle.UnpicklingError(f"refused dtype {code!r}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state):
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for numpy.ndarray while unpickling."""
+
+    def __init__(self, *_):
+        self.array = None
+
+    def __setstate__(self, state):
+        _, shape, dtype, fortran_order, content = state
+        self.array = np.frombuffer(content, dtype.dtype).reshape(shape, order="F" if fortran_order else "C").copy()
+
+
+def _array_of_buffer(content, dtype, shape, order, *_):
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", content))
+    return array
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Admits what a pickled numpy array consists of and nothing else: a pickle can otherwise run any code."""
 
-    ALLOWED: typing.ClassVar = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        # numpy 2 writes `numpy._core`, numpy 1 `numpy.core`. An empty array: its state, with the sizes, is set after.
-        ("numpy._core.multiarray", "_reconstruct"): lambda *_: np.empty(0, np.float32),
-        ("numpy.core.multiarray", "_reconstruct"): lambda *_: np.empty(0, np.float32),
+    # numpy 2 writes `numpy._core`, numpy 1 `numpy.core`; protocol 5 writes `_frombuffer`.
+    STAND_INS: typing.ClassVar = {
+        ("numpy", "dtype"): _Dtype,
+        ("numpy", "ndarray"): None,
+        **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("_core", "core")},
+        **{(f"numpy.{core}.numeric", "_frombuffer"): _array_of_buffer for core in ("_core", "core")},
     }
+    # What numpy's pickles use, from protocol 3 up.
+    OPCODES: typing.ClassVar = set(
+        ["PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"]
+    )
+
+    def __init__(self, content: bytes):
+        for opcode, argument, _ in pickletools.genops(content):  # reads on without acting, and never past the end
+            if opcode.name not in self.OPCODES:
+                raise pickle.UnpicklingError(f"refused opcode {opcode.name}")
+            if opcode.name == "LONG_BINPUT" and argument > 1000:
+                raise pickle.UnpicklingError(f"refused memo {argument}")  # the memo would fill the memory
+        super().__init__(io.BytesIO(content))
 
     def find_class(self, module, name):
         try:
-            return self.ALLOWED[module, name]
+            return self.STAND_INS[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"refused {module}.{name}") from None
 
@@ -239,13 +283,11 @@ def load_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
         InputError: if the file is no pickle of one plain array, or its dtype or shape is another.
     """
     expected = f"{np.dtype(dtype)} {shape}"
-    data = Path(path).read_bytes()
+    content = Path(path).read_bytes()
     try:
-        array = _ArrayUnpickler(io.BytesIO(data)).load()
+        array = _ArrayUnpickler(content).load().array
     except Exception as error:  # broken bytes may make the unpickler raise anything
         raise InputError(f"{path}: expected a pickle of {expected}, found {error}; delete it, rerun preprocess.py") from error
-    if type(array) is not np.ndarray:
-        raise InputError(f"{path}: expected {expected}, found a {type(array).__name__}; delete it, rerun preprocess.py")
     if array.dtype != dtype or array.shape != tuple(shape):
         raise InputError(
             f"{path}: expected {expected}, found {array.dtype} {array.shape}; "
