@@ -296,7 +296,7 @@ def fetch_vggface_weights() -> Path:
     try:
         with replacing(path) as temporary:
             temporary.unlink(missing_ok=True)  # of a killed run: get_file would take it for the whole
-            keras.utils.get_file(str(temporary), address)
+            keras.utils.get_file(temporary.name, address, cache_dir=temporary.parent, cache_subdir=".")
     except Exception as error:  # get_file raises plain Exception
         raise InputError(
             f"{path}: expected the weights of VGG-Face, could not download them ({error}); "

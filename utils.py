@@ -237,6 +237,14 @@ def _array_of_buffer(content, dtype, shape, order, *_):
     return array
 
 
+# The opcodes of numpy's pickles, from protocol 3 up.
+_OPCODES = """
+    PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINUNICODE SHORT_BINUNICODE
+    BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+    GLOBAL STACK_GLOBAL REDUCE BUILD MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET
+"""
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Admits what a pickled numpy array consists of and nothing else: a pickle can otherwise run any code."""
 
@@ -247,14 +255,10 @@ class _ArrayUnpickler(pickle.Unpickler):
         **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("_core", "core")},
         **{(f"numpy.{core}.numeric", "_frombuffer"): _array_of_buffer for core in ("_core", "core")},
     }
-    # What numpy's pickles use, from protocol 3 up.
-    OPCODES: typing.ClassVar = set(
-        ["PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"]
-    )
 
     def __init__(self, content: bytes):
         for opcode, argument, _ in pickletools.genops(content):  # reads on without acting, and never past the end
-            if opcode.name not in self.OPCODES:
+            if opcode.name not in _OPCODES.split():
                 raise pickle.UnpicklingError(f"refused opcode {opcode.name}")
             if opcode.name == "LONG_BINPUT" and argument > 1000:
                 raise pickle.UnpicklingError(f"refused memo {argument}")  # the memo would fill the memory
