@@ -335,6 +335,11 @@ def start_worker() -> None:
     threading.Thread(target=follow_parent, daemon=True).start()
 
 
+def start_pool(workers: int) -> concurrent.futures.Executor:
+    """Start worker processes, new ones rather than forks, which would carry TensorFlow along."""
+    return concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Second stage, in the main process: spectrograms and VGG-Face features in batches, then the files.
 
@@ -470,8 +475,7 @@ def main(argv=None) -> int:
             url_template=options.url_template,
         )
         batch = []
-        spawn = multiprocessing.get_context("spawn")  # a fork would copy TensorFlow's state
-        pool = concurrent.futures.ProcessPoolExecutor(options.workers, spawn, start_worker)
+        pool = start_pool(options.workers)
         try:
             for result in in_parallel(pool, work, rows_to_do(), options.workers * WINDOW_PER_WORKER):
                 if isinstance(result, Extract):
