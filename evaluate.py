@@ -14,6 +14,7 @@ test people, and writes to checkpoints/<run>/
 import dataclasses
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +74,14 @@ def load_encoder(folder: Path, feature_size: int, width: float):
         raise InputError(f"{path}: expected the weights of a run, found no such file; let train.py end its first epoch")
     encoder = model.voice_encoder(feature_size, width)
     try:
-        encoder.load_weights(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say of a misfit, the error says too
+            encoder.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: expected weights of width {width}, {feature_size} outputs; {error}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{path}: expected weights of width {width}, {feature_size} outputs, as options.json beside it says; {reason}"
+        ) from error
     return encoder
 
 

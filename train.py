@@ -75,7 +75,11 @@ def set_aside(folder: Path) -> None:
 
 
 def compile_encoder(options: Options, feature_size: int):
-    """Build the voice encoder, with its optimizer and loss, on all the machine's GPUs, or on its CPU."""
+    """Build the voice encoder on all the machine's GPUs, or on its CPU.
+
+    Returns:
+        The encoder, whose weights are saved; and the same layers as a model with optimizer and loss, which is trained.
+    """
     import model
     from model import keras
 
@@ -87,16 +91,17 @@ def compile_encoder(options: Options, feature_size: int):
     with strategy.scope():
         encoder = model.voice_encoder(feature_size, options.width)
         schedule = keras.optimizers.schedules.ExponentialDecay(options.learning_rate, DECAY_STEPS, DECAY_RATE, staircase=True)
-        encoder.compile(keras.optimizers.Adam(schedule, beta_1=BETA_1, epsilon=EPSILON), model.LOSSES[options.loss])
+        trainer = keras.Model(encoder.input, encoder.output)
+        trainer.compile(keras.optimizers.Adam(schedule, beta_1=BETA_1, epsilon=EPSILON), model.LOSSES[options.loss])
     print(
         f"train: {encoder.count_params():,} parameters; {replicas} device{'s' if replicas > 1 else ''}, "
         f"{options.batch_size // replicas} clips a step on each",
         file=sys.stderr,
     )
-    return encoder
+    return encoder, trainer
 
 
-def train_epoch(encoder, batches, epoch: int, n_steps: int) -> float:
+def train_epoch(trainer, batches, epoch: int, n_steps: int) -> float:
     """Train on all batches once.
 
     Returns:
@@ -117,8 +122,8 @@ def train_epoch(encoder, batches, epoch: int, n_steps: int) -> float:
                     "try a lower --learning-rate or --precision float32"
                 )
 
-    with tqdm(desc=f"epoch {epoch}", total=n_steps, unit="step", leave=False) as progress:
-        return encoder.fit(batches, shuffle=False, verbose=0, callbacks=[Progress()]).history["loss"][0]
+    with tqdm(desc=f"epoch {epoch}", total=n_steps, unit="step", leave=False, disable=None) as progress:
+        return trainer.fit(batches, shuffle=False, verbose=0, callbacks=[Progress()]).history["loss"][0]
 
 
 @utils.reporting_errors
@@ -138,7 +143,7 @@ def main(argv=None) -> int:
     from model import keras, tf
 
     keras.utils.set_random_seed(options.seed)
-    encoder = compile_encoder(options, feature_size)
+    encoder, trainer = compile_encoder(options, feature_size)
     folder = utils.run_folder(options.run)
     set_aside(folder)
     utils.write_json(folder / utils.OPTIONS, {**dataclasses.asdict(options), "feature_size": feature_size})
@@ -148,7 +153,7 @@ def main(argv=None) -> int:
     with open(folder / "history.jsonl", "w", encoding="utf-8") as history:
         for epoch in range(1, options.epochs + 1):
             started = time.perf_counter()
-            learning_rate = float(encoder.optimizer.learning_rate)
+            learning_rate = float(trainer.optimizer.learning_rate)
             batches, errors = model.clip_batches(
                 options.data,
                 clips["train"],
@@ -159,9 +164,9 @@ def main(argv=None) -> int:
             )
             to_validate, val_errors = model.clip_batches(options.data, clips["val"], feature_size, options.batch_size)
             try:
-                train_loss = train_epoch(encoder, batches, epoch, n_steps)
+                train_loss = train_epoch(trainer, batches, epoch, n_steps)
                 train_seconds = time.perf_counter() - started
-                val_loss = encoder.evaluate(to_validate, verbose=0)
+                val_loss = trainer.evaluate(to_validate, verbose=0)
             except tf.errors.OpError as error:
                 raise (errors + val_errors or [error])[0] from None
             with utils.replacing(folder / utils.LAST_WEIGHTS) as temporary:

@@ -119,7 +119,7 @@ def test_a_grid_shows_true_and_retrieved_faces(tmp_path):
     """Faces are plain colours, so that the picture can be read back."""
     faces = np.eye(6, dtype=np.float32)
     voices = np.array([[0.9, 1.0, 0.8, 0.7, 0.6, 0.1]] * 6, np.float32)  # retrieves 1, 0, 2, 3, 4
-    colours = np.array([[255, 0, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255], [255, 0, 255], [9, 9, 9]], np.uint8)
+    colours = np.array([[255, 0, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255], [255, 0, 255], [90, 120, 30]], np.uint8)
     path = tmp_path / "grid.png"
     evaluate.draw_grid(path, "a title", [0], voices, faces, np.full(6, 2), lambda n: np.broadcast_to(colours[n], (32, 32, 3)))
     picture = (matplotlib.image.imread(path)[..., :3] * 255).round().astype(int)

@@ -454,7 +454,7 @@ def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(demo_data, demo_c
     command = [sys.executable, ROOT / "preprocess.py", "--csv", demo_clips / "avspeech_demo.csv", "--data", tmp_path]
     command += ["--videos", demo_clips / "videos", "--face-model", "dlib"]
     kills = 0
-    for seconds in (3, 5, 6, 7):
+    for seconds in (4, 6, 8):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and process.poll() is None:
