@@ -1,6 +1,5 @@
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -180,9 +179,11 @@ def test_features_of_two_networks_are_not_mixed(own_data, tmp_path, capsys):
     assert f"{other}: expected float32 (128,), found float32 (4096,)" in error_of(capsys)
 
 
-def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(demo_data, tmp_path, capsys):
-    assert run_train(demo_data, tmp_path / "run", "--epochs", 2, "--loss", "l1", "--learning-rate", 1e30) == 1
-    assert re.search("the loss of epoch 1, step [23] is (inf|nan), expected a finite number", error_of(capsys))
+def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(own_data, tmp_path, capsys):
+    for clip in utils.ready_clips(own_data):
+        utils.save_array(utils.embedding_path(own_data, clip), np.full(128, 3e38, np.float32))  # their sum overflows
+    assert run_train(own_data, tmp_path / "run", "--loss", "l1") == 1
+    assert "the loss of epoch 1, step 1 is inf, expected a finite number" in error_of(capsys)
 
 
 @pytest.mark.parametrize(
