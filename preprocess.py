@@ -8,8 +8,8 @@ fetched with yt-dlp. Writes, under --data, for each clip
     embeddings/<clip>.pkl     float32 (4096,), the VGG-Face feature, or (128,) with --face-model dlib
     faces/<clip>.jpg          the face, 224 x 224 pixels
 
-and manifest.csv, a line `clip,status,face_model` per row tried: status is `ready` or the reason why not. A second run does
-only what is not ready.
+and manifest.csv, a line `clip,status,face_model,detail` per row tried: status is `ready` or the reason why not. A second run
+does only what is not ready.
 
     python preprocess.py --csv avspeech_train.csv
 """
@@ -20,6 +20,7 @@ import csv
 import dataclasses
 import functools
 import itertools
+import logging
 import math
 import multiprocessing
 import os
@@ -47,7 +48,8 @@ BATCH = 16  # clips per pass of the networks
 WINDOW_PER_WORKER = 8  # clips in flight for each worker, which bounds the memory
 SILENCE_DB = 60  # dB below full scale: what is never louder is silence
 MIN_SOUND_SECONDS = 0.5  # s of a clip that are louder than that, at least
-FETCH_FORMAT = "best[height<=360][vcodec!=none][acodec!=none]/bv*[height<=360]+ba/b"  # 360p is enough for 224 pixels
+# 360p is enough for 224 pixels; mp4, because the cut is encoded anew, in the format of the source.
+FETCH_FORMAT = "b[height<=360][ext=mp4]/bv*[height<=360][ext=mp4]+ba[ext=m4a]/b[height<=360]/bv*[height<=360]+ba/b/bv*+ba"
 
 # Why a row is not ready.
 REASONS = {
@@ -67,7 +69,11 @@ class Options:
     videos: Path | None = option(
         "folder of the clips, cut to start and end; those missing are fetched (default: <data>/videos)", None
     )
-    detector: str = option("face detector: hog is fast on a CPU, cnn finds more and wants a GPU", "hog", choices=("hog", "cnn"))
+    detector: str = option(
+        "face detector: hog is fast, cnn finds more but takes about a hundred times as long on a CPU",
+        "hog",
+        choices=("hog", "cnn"),
+    )
     face_model: str = option(
         "network of the face feature: vggface is the paper's (580 MB of weights, downloaded once), dlib needs no download",
         "vggface",
@@ -84,12 +90,12 @@ class Options:
 
 
 class Skip(Exception):
-    """A row cannot be made ready; `reason` is a key of REASONS."""
+    """A row cannot be made ready; `reason` is a key of REASONS, `detail` what else is known, in a line."""
 
-    def __init__(self, reason: str):
+    def __init__(self, reason: str, detail: str = ""):
         assert reason in REASONS
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.detail = reason, " ".join(detail.split())
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -131,7 +137,15 @@ def read_rows(path: Path, limit: int | None):
     """
     try:
         pieces = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, nrows=limit, chunksize=10_000, encoding="utf-8-sig"
+            path,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            quoting=csv.QUOTE_NONE,
+            on_bad_lines="warn",  # a line with too many values; one with too few is a bad row
+            nrows=limit,
+            chunksize=10_000,
+            encoding="utf-8-sig",
         )
         for piece in pieces:
             if piece.shape[1] != len(COLUMNS):
@@ -165,6 +179,8 @@ def fetch(row: Row, path: Path, url_template: str) -> None:
 
     ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
     FFmpegPostProcessor._ffmpeg_location.set(ffmpeg)  # as yt-dlp's own command line does; the option alone is not enough
+    log = logging.Logger("yt-dlp")  # says nothing: what went wrong goes to the manifest
+    log.addHandler(logging.NullHandler())
     folder = path.with_name(f".fetch-{path.stem}")
     shutil.rmtree(folder, ignore_errors=True)  # of a killed run
     folder.mkdir(parents=True)
@@ -181,28 +197,19 @@ def fetch(row: Row, path: Path, url_template: str) -> None:
             "quiet": True,
             "no_warnings": True,
             "noprogress": True,
-            "logger": _Silence(),
+            "logger": log,
         }
         try:
             with yt_dlp.YoutubeDL(settings) as downloader:
                 downloader.download([url_template.format(row.video_id)])
-        except yt_dlp.utils.DownloadError:
-            raise Skip("not-fetched") from None
+        except yt_dlp.utils.DownloadError as error:
+            raise Skip("not-fetched", yt_dlp.utils.remove_terminal_sequences(str(error))) from None
         files = [file for file in sorted(folder.iterdir()) if file.stat().st_size > 1000]  # an empty mp4 has 261 bytes
         if len(files) != 1:
-            raise Skip("not-fetched")
+            raise Skip("not-fetched", "yt-dlp ended well, but left no video")
         os.replace(files[0], path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Silence:
-    """A logger for yt-dlp that says nothing: what went wrong is in the manifest."""
-
-    def debug(self, message):
-        del message
-
-    info = warning = error = debug
 
 
 def read_sound(path: Path) -> np.ndarray:
@@ -303,11 +310,11 @@ def _face_recognition():
     return face_recognition
 
 
-def extract(row: Row, videos: Path, detector: str, face_model: str, url_template: str) -> Extract | tuple[str, str]:
+def extract(row: Row, videos: Path, detector: str, face_model: str, url_template: str) -> Extract | tuple[str, str, str]:
     """Do all of a row that needs no TensorFlow.
 
     Returns:
-        The Extract; or the clip and the reason, a key of REASONS, why there is none.
+        The Extract; or, where there is none, the clip, the reason, a key of REASONS, and its detail.
     """
     path = videos.absolute() / f"{row.clip}.mp4"  # absolute: a name may begin with "-"
     try:
@@ -320,7 +327,7 @@ def extract(row: Row, videos: Path, detector: str, face_model: str, url_template
             embedding = _face_recognition().face_encodings(frame, [box])[0].astype(np.float32)
         return Extract(row.clip, waveform, crop_face(frame, box), embedding)
     except Skip as skip:
-        return row.clip, skip.reason
+        return row.clip, skip.reason, skip.detail
 
 
 def start_worker() -> None:
@@ -437,8 +444,8 @@ def main(argv=None) -> int:
     with open_manifest(options.data) as manifest, tqdm(desc="preprocess", total=n_rows, unit="row") as progress:
         lines = csv.writer(manifest, lineterminator="\n")
 
-        def record(clip, status):
-            lines.writerow((clip, status, options.face_model))
+        def record(clip, status, detail=""):
+            lines.writerow((clip, status, options.face_model, detail))
             count(status)
 
         def count(status):

@@ -14,6 +14,7 @@ import cv2
 import imageio_ffmpeg
 import librosa
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 
@@ -33,7 +34,7 @@ def ffmpeg(*arguments):
 def statuses(data):
     """Return the last status of each clip in the manifest."""
     with open(data / "manifest.csv", newline="") as file:
-        return {clip: status for clip, status, _ in csv.reader(file)}
+        return {clip: status for clip, status, *_ in csv.reader(file)}
 
 
 def contents(data):
@@ -77,6 +78,16 @@ def test_rows_are_read_as_text_with_or_without_bom_and_crlf(tmp_path):
     rows = list(preprocess.read_rows(path, None))
     assert rows == [("-a", "1.50", "2", "0.5", "0.5"), ("NA", "3", "4", "0.5", "0.5"), ("c", "5", "6", "0.5", "0.5")]
     assert list(preprocess.read_rows(path, 1)) == rows[:1]
+
+
+def test_a_line_with_too_few_or_too_many_values_spoils_no_other(tmp_path):
+    (tmp_path / "a.csv").write_text('a,1,2,0.5,0.5\nb,1,2\n"c,1,2,0.5,0.5\nd,1,2,0.5,0.5,0.5\ne,1,2,0.5,0.5\n')
+    with pytest.warns(pd.errors.ParserWarning, match="line 4: expected 5 fields, saw 6"):
+        rows = list(preprocess.read_rows(tmp_path / "a.csv", None))
+    assert [row[0] for row in rows] == ["a", "b", '"c', "e"]
+    for row in rows[1:3]:
+        with pytest.raises(Skip, match="bad-row"):
+            preprocess.parse_row(row)
 
 
 @pytest.mark.parametrize(
@@ -282,8 +293,9 @@ def test_a_segment_is_fetched_and_cut_exactly(mirror, counting_video, tmp_path):
 
 def test_a_video_that_is_gone(mirror, tmp_path):
     row = preprocess.parse_row(("gone", "3", "6", "0.5", "0.5"))
-    with pytest.raises(Skip, match="not-fetched"):
+    with pytest.raises(Skip, match="not-fetched") as skipped:
         preprocess.fetch(row, tmp_path / "videos" / f"{row.clip}.mp4", mirror[1])
+    assert "HTTP Error 404" in skipped.value.detail
     assert list((tmp_path / "videos").iterdir()) == []
 
 
