@@ -11,7 +11,7 @@ demo: .venv/installed
 	$(RUN) data/make_demo.py --out $(DEMO) --seed $(SEED)
 	$(RUN) preprocess.py --csv $(DEMO)/avspeech_demo.csv --data $(DEMO) --face-model dlib
 	rm -rf checkpoints/demo
-	$(RUN) train.py --data $(DEMO) --run demo --width 0.125 --seconds 3 --epochs 16 --seed $(SEED)
+	$(RUN) train.py --data $(DEMO) --run demo --width 0.125 --seconds 3 --batch-size 4 --epochs 20 --seed $(SEED)
 	$(RUN) evaluate.py --run demo --k 1 5 10
 
 test: .venv/installed lint
