@@ -127,7 +127,7 @@ def parse_row(values) -> Row:
 
 
 def read_rows(path: Path, limit: int | None):
-    """Read the csv bit by bit.
+    """Read the csv bit by bit. Lines with too many values are left out, with a word on stderr.
 
     Yields:
         Each row's text values, a tuple of five str.
@@ -147,11 +147,19 @@ def read_rows(path: Path, limit: int | None):
             chunksize=10_000,
             encoding="utf-8-sig",
         )
-        for piece in pieces:
+        while True:
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always", pd.errors.ParserWarning)
+                piece = next(pieces, None)
+            if piece is None:
+                return
             if piece.shape[1] != len(COLUMNS):
                 raise InputError(
                     f"{path}: expected five columns, {', '.join(COLUMNS)}, found {piece.shape[1]}; is it AVSpeech's csv?"
                 )
+            lines = [line for warning in said for line in str(warning.message).splitlines() if line]
+            if lines:
+                print(f"preprocess: {path}: {len(lines)} lines left out; {lines[0]}", file=sys.stderr)
             yield from piece.itertuples(index=False, name=None)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         message = str(error).strip().replace("\n", " ")
@@ -431,6 +439,8 @@ def count_rows(path: Path) -> int:
 @utils.reporting_errors
 def main(argv=None) -> int:
     options = utils.parse_options(Options, __doc__, argv)
+    if not options.csv.is_file():
+        raise InputError(f"{options.csv}: expected AVSpeech's csv, found no such file; the README says where to get it")
     n_rows = min(count_rows(options.csv), options.limit or sys.maxsize)
     rows = read_rows(options.csv, options.limit)
     rows = itertools.chain([next(rows)], rows)  # a wrong csv is told before anything starts
