@@ -86,6 +86,11 @@ def test_an_option_changes_the_result(option, tiny_run, demo_data, tmp_path):
     assert abs(history(tmp_path / "run")[0]["train_loss"] - history(tiny_run)[0]["train_loss"]) > 1e-5
 
 
+def test_every_loss_can_be_chosen():
+    losses = next(field for field in train.dataclasses.fields(train.Options) if field.name == "loss")
+    assert set(losses.metadata["choices"]) == set(model.LOSSES)
+
+
 def test_pieces_of_a_clip():
     assert train.frames_in(6) == 598
     assert train.frames_in(3) == 298
