@@ -5,11 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
 import preprocess
 from utils import SAMPLE_RATE
+
+hypothesis.settings.register_profile("no deadline", deadline=None)  # machines pause now and then
+hypothesis.settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parent.parent
 

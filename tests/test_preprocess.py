@@ -461,23 +461,30 @@ def test_a_line_cut_short_by_a_kill_is_ended(tmp_path):
     assert (tmp_path / "manifest.csv").read_text() == "a,ready,dlib\nb,rea\nc,ready,dlib\n"
 
 
+def workers_live(process_group):
+    try:
+        os.killpg(process_group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(demo_data, demo_clips, tmp_path):
     command = [sys.executable, ROOT / "preprocess.py", "--csv", demo_clips / "avspeech_demo.csv", "--data", tmp_path]
     command += ["--videos", demo_clips / "videos", "--face-model", "dlib"]
     kills = 0
-    for seconds in (4, 6, 8):
+    for n_files in (0, 1, 9, 20):  # while the processes start; then in the midst of writing
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.05)
-        if process.poll() is None:
-            process.kill()
-            kills += process.wait() == -signal.SIGKILL
-            workers_end = time.monotonic() + 10  # the workers end with their parent
-            while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).stdout:
-                assert time.monotonic() < workers_end
-                time.sleep(0.1)
-    assert kills >= 2
+        time.sleep(2)
+        while process.poll() is None and len(list(tmp_path.glob("spectrograms/*"))) < n_files:
+            time.sleep(0.002)
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+        deadline = time.monotonic() + 10
+        while workers_live(process.pid):  # they end with their parent
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert kills >= 3
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert contents(tmp_path) == contents(demo_data)
 
