@@ -238,7 +238,7 @@ def _array_of_buffer(content, dtype, shape, order, *_):
 
 
 # The opcodes of numpy's pickles, from protocol 3 up.
-_OPCODES = """
+_NUMPY_OPCODES = """
     PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINUNICODE SHORT_BINUNICODE
     BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
     GLOBAL STACK_GLOBAL REDUCE BUILD MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET
@@ -256,9 +256,11 @@ class _ArrayUnpickler(pickle.Unpickler):
         **{(f"numpy.{core}.numeric", "_frombuffer"): _array_of_buffer for core in ("_core", "core")},
     }
 
+    OPCODES: typing.ClassVar = frozenset(_NUMPY_OPCODES.split())
+
     def __init__(self, content: bytes):
         for opcode, argument, _ in pickletools.genops(content):  # reads on without acting, and never past the end
-            if opcode.name not in _OPCODES.split():
+            if opcode.name not in self.OPCODES:
                 raise pickle.UnpicklingError(f"refused opcode {opcode.name}")
             if opcode.name == "LONG_BINPUT" and argument > 1000:
                 raise pickle.UnpicklingError(f"refused memo {argument}")  # the memo would fill the memory

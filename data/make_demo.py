@@ -160,178 +160,209 @@ def synthesise(person: Person, seconds: float, rng):
 
 
 def mix(a, b, t):
+    """Return the colour at t between a (0) and b (1). RGB."""
     return tuple(float(x + (y - x) * t) for x, y in zip(a, b))
 
 
-def draw_face(person: Person, openness: float, eyes_open: float, centre, rng_seed: int) -> np.ndarray:
+class Sketch:
+    """A picture under way, with the person's colours and measures.
+
+    Face coordinates: u from ear to ear, v from crown to chin, each in [-1, 1]; lengths likewise. Thickness is in pixels.
+    """
+
+    def __init__(self, person: Person, centre, grain_seed: int):
+        self.person, self.centre = person, centre
+        self.size = 58 + 20 * person.build, 84 + 10 * person.build - 6 * person.pitch  # half of width and height, pixels
+        self.skin = mix((246, 214, 190), (112, 72, 50), person.accent)
+        self.shadow = mix(self.skin, (60, 25, 20), 0.45)
+        natural = mix((214, 170, 90), (25, 18, 15), min(1, person.accent * 1.6))
+        self.hair = mix(natural, (205, 205, 205), max(0, person.age * 1.7 - 0.7))
+        self.beard = np.clip((0.42 - person.pitch) * 2.2, 0, 0.75)
+        self.eye = 0.36 + 0.09 * person.accent, -0.1
+        self.nose_width = 0.13 + 0.09 * person.build + 0.05 * person.accent
+        self.nose_tip = 0.26 + 0.08 * person.nose
+
+        y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
+        self.across, self.down = (x - centre[0]) / self.size[0], (y - centre[1]) / self.size[1]
+        noise = np.random.default_rng(grain_seed).normal(size=(HEIGHT, WIDTH)).astype(np.float32)
+        self.grain = cv2.GaussianBlur(noise, (0, 0), 1.2) * 0.05 * (0.3 + person.age)
+        self.image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+
+    def at(self, u, v):
+        """Return a point for OpenCV, in sixteenths of a pixel."""
+        return tuple(round((c + w * size) * 16) for c, w, size in zip(self.centre, (u, v), self.size))
+
+    def ellipse(self, u, v, a, b, colour, thickness=-1, angle=0, start=0, end=360, image=None):
+        axes = tuple(max(1, int(abs(length) * size * 16)) for length, size in zip((a, b), self.size))
+        image = self.image if image is None else image
+        cv2.ellipse(image, self.at(u, v), axes, angle, start, end, colour, thickness, cv2.LINE_AA, 4)
+
+    def curve(self, point, ends, n, colour, thickness):
+        """Draw the curve that `point` runs through, from t = ends[0] to ends[1], in n - 1 pieces."""
+        corners = np.array([self.at(*point(t)) for t in np.linspace(*ends, n)], np.int32)
+        cv2.polylines(self.image, [corners], False, colour, max(1, round(thickness)), cv2.LINE_AA, 4)
+
+    def paint(self, colours, mask):
+        """Lay colours, float (HEIGHT, WIDTH, 3), over the picture where the mask, uint8 (HEIGHT, WIDTH), is 255."""
+        alpha = (mask / 255.0)[..., None]
+        self.image = np.clip(self.image * (1 - alpha) + colours * alpha, 0, 255).astype(np.uint8)
+
+    def shade(self, u, v, a, b, strength):
+        """Return a soft light (strength > 0) or shade, float (HEIGHT, WIDTH)."""
+        return strength * np.exp(-(((self.across - u) / a) ** 2) - ((self.down - v) / b) ** 2)
+
+
+def draw_body(sketch: Sketch) -> None:
+    """Draw what is behind the face: backdrop, shoulders, hair, neck, ears."""
+    person = sketch.person
+    top, bottom = mix((70, 90, 130), (190, 170, 140), person.backdrop), mix((30, 40, 60), (120, 130, 120), person.backdrop)
+    ramp = np.linspace(0, 1, HEIGHT)[:, None, None]
+    sketch.image[:] = (np.array(top) * (1 - ramp) + np.array(bottom) * ramp).astype(np.uint8)
+    sketch.ellipse(0, 2.3, 2.0, 1.15, mix((60, 70, 120), (150, 50, 60), person.hair))
+    sketch.ellipse(0, -0.2, 1.12, 0.98, sketch.hair)
+    length = 0.35 + 0.75 * person.pitch + 0.2 * person.hair
+    if length > 0.75:
+        sketch.ellipse(0, 0.15, 1.16, 0.55 + 0.7 * (length - 0.35), sketch.hair)
+    sketch.ellipse(0, 1.0, 0.5, 0.5, sketch.shadow)
+    for side in (-1, 1):
+        sketch.ellipse(side, 0, 0.12, 0.17, sketch.shadow)
+
+
+def draw_head(sketch: Sketch) -> None:
+    """Draw the head, an egg as wide below as the jaw, with light, grain, beard, and the shades of eyes, cheeks and nose."""
+    person, across, down = sketch.person, sketch.across, sketch.down
+    angle = np.linspace(0, 2 * np.pi, 200)
+    lower = np.sin(angle) > 0
+    jaw = 0.74 + 0.3 * person.build - 0.12 * person.pitch
+    u = np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** np.where(lower, 1.0 - 0.3 * person.build, 1.0)
+    u *= np.where(lower, 1 - (1 - jaw) * np.sin(angle) ** 2, 1)
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    outline = np.array([sketch.at(*point) for point in zip(u, np.sin(angle))], np.int32)
+    cv2.fillPoly(mask, [outline], 255, cv2.LINE_AA, 4)
+
+    light = 1.08 - 0.3 * np.clip(across**2 + 0.6 * down**2, 0, 1.5) ** 1.5 - 0.08 * across - 0.05 * down
+    face = np.array(sketch.skin, np.float32) * (light + sketch.grain)[..., None]
+    if sketch.beard > 0:
+        where = 1 / (1 + np.exp(-(down - 0.38 + 0.25 * (1 - np.abs(across))) * 14))
+        stubble = np.clip(where * sketch.beard * (1 + 4 * sketch.grain), 0, 1)[..., None]
+        face = face * (1 - stubble) + np.array(sketch.hair, np.float32) * 0.7 * stubble
+
+    eye_u, eye_v = sketch.eye
+    relief = sketch.shade(0, 0.1, 0.07, 0.25, 0.1) + sketch.shade(sketch.nose_width * 0.8, 0.1, 0.06, 0.25, -0.12)
+    relief += sketch.shade(0, sketch.nose_tip + 0.07, 0.2, 0.05, -0.2) + sketch.shade(0, 0.72, 0.25, 0.05, -0.1)
+    for side in (-1, 1):
+        relief += sketch.shade(side * eye_u, eye_v - 0.03, 0.26, 0.14, -0.16) + sketch.shade(side * 0.5, 0.25, 0.25, 0.2, 0.08)
+    sketch.paint(face * (1 + relief)[..., None], mask)
+
+
+def draw_fringe(sketch: Sketch) -> None:
+    """Draw the hair over the forehead; its line is higher with age."""
+    person = sketch.person
+    cap, forehead = np.zeros((2, HEIGHT, WIDTH), np.uint8)
+    sketch.ellipse(0, -0.42, 1.04, 0.66, 255, image=cap)
+    line = -0.72 - 0.12 * person.age + 0.14 * person.hair
+    sketch.ellipse((person.hair - 0.5) * 0.5, line + 0.75, 0.98, 0.75, 255, image=forehead)
+    cap = cv2.subtract(cv2.subtract(cap, forehead), (sketch.down > -0.15).astype(np.uint8) * 255)
+    strands = 0.9 + 0.25 * np.clip(-sketch.down, 0, 1) + 2 * sketch.grain
+    sketch.paint(np.array(sketch.hair, np.float32) * strands[..., None], cap)
+
+
+def draw_eyes(sketch: Sketch, eyes_open: float) -> None:
+    """Draw eyes and brows."""
+    person, (u, v) = sketch.person, sketch.eye
+    width = 0.17 + 0.04 * person.pitch
+    height = (0.085 + 0.04 * person.pitch - 0.035 * person.age) * max(eyes_open, 0.08)
+    iris = mix((90, 140, 180), (50, 30, 20), min(1, person.accent * 1.5))
+    for side in (-1, 1):
+        slant = side * (8 - 20 * person.accent)
+        sketch.ellipse(side * u, v, width, height, (238, 236, 232), angle=slant)
+        if eyes_open > 0.5:
+            sketch.ellipse(side * u, v, 0.085, min(height, 0.07), iris)
+            sketch.ellipse(side * u, v, 0.04, min(height, 0.034), (10, 10, 10))
+            sketch.ellipse(side * u - 0.03, v - 0.02, 0.018, 0.013, (250, 250, 250))
+        sketch.ellipse(side * u, v, width, height, (50, 30, 25), 2, slant, 180, 360)
+        sketch.ellipse(side * u, v, width, height, sketch.shadow, 1, slant, 0, 180)
+
+        def brow(t, side=side):
+            return side * (u + t * 0.24), v - 0.2 - 0.05 * (1 - t * t) + 0.03 * t * person.accent
+
+        thickness = 3 + 7 * (1 - person.pitch) ** 1.5 + 2 * person.build
+        sketch.curve(brow, (-1, 1), 12, mix(sketch.hair, (30, 20, 15), 0.5), thickness)
+
+
+def draw_lines(sketch: Sketch) -> None:
+    """Draw the lines of age: under the eyes, from nose to mouth, across the forehead."""
+    age, (u, v) = sketch.person.age, sketch.eye
+    if age <= 0.3:
+        return
+    colour = mix(sketch.skin, sketch.shadow, 0.35 + 0.6 * age)
+    for side in (-1, 1):
+        sketch.curve(lambda t, s=side: (s * (u + t * 0.17), v + 0.13 + 0.035 * (1 - t * t)), (-1, 1), 9, colour, 1.4)
+        sketch.curve(lambda t, s=side: (s * (0.2 + 0.16 * t), sketch.nose_tip + 0.03 + 0.3 * t), (0, 1), 6, colour, 1 + 2 * age)
+        for row in range(3 if age > 0.55 else 0):
+            sketch.curve(
+                lambda t, s=side, r=row: (s * t * 0.45, -0.46 - 0.07 * r - 0.02 * np.cos(3 * t)), (0, 1), 8, colour, 1.4
+            )
+
+
+def draw_nose(sketch: Sketch) -> None:
+    """Draw nostrils and wings."""
+    width, tip = sketch.nose_width, sketch.nose_tip
+    for side in (-1, 1):
+        sketch.ellipse(side * width * 0.55, tip + 0.045, 0.045, 0.022, mix(sketch.shadow, (20, 5, 5), 0.4))
+
+        def wing(t, side=side):
+            return side * width * (0.9 + 0.25 * np.sin(t)), tip - 0.04 + 0.07 * t / 3
+
+        sketch.curve(wing, (0, 3), 8, sketch.shadow, 1.6)
+
+
+def draw_mouth(sketch: Sketch, openness: float) -> None:
+    """Draw lips, and teeth where the mouth is open."""
+    person, v = sketch.person, 0.56
+    width, lip, gap = 0.27 + 0.1 * person.build, 0.035 + 0.05 * person.pitch - 0.012 * person.age, 0.11 * openness
+    red = mix(mix(sketch.skin, (190, 60, 70), 0.25 + 0.55 * person.pitch), sketch.shadow, 0.15)
+    above = sketch.skin if sketch.beard < 0.1 else mix(sketch.skin, sketch.hair, 0.5 * sketch.beard)
+    sketch.ellipse(0, v + gap * 0.5, width * (1 - 0.15 * openness), lip + gap, red)
+    sketch.ellipse(0, v - lip, width * 0.28, 0.018, above)
+    sketch.ellipse(0, v + gap * 0.5, width * 0.82, max(0.006, gap), (55, 15, 18))
+    if gap > 0.03:
+        sketch.ellipse(0, v - gap * 0.25, width * 0.6, gap * 0.3, (235, 232, 225))
+
+
+def draw_glasses(sketch: Sketch) -> None:
+    """Draw glasses on every fourth person."""
+    if sketch.person.glasses <= 0.75:
+        return
+    (u, v), colour = sketch.eye, (25, 25, 30)
+    for side in (-1, 1):
+        sketch.ellipse(side * u, v + 0.02, 0.27, 0.18, colour, 2)
+        sketch.curve(lambda t, s=side: (s * (u + 0.27 + (0.73 - u) * t), v - 0.05 * t), (0, 1), 2, colour, 2)
+    sketch.curve(lambda t: (t * (u - 0.27), v), (-1, 1), 2, colour, 2)
+
+
+def draw_face(person: Person, openness: float, eyes_open: float, centre, grain_seed: int) -> np.ndarray:
     """Draw a person.
 
     Args:
         openness: of the mouth, in [0, 1].
         eyes_open: in [0, 1].
         centre: (x, y) of the face, pixels.
-        rng_seed: of the grain of skin and hair.
+        grain_seed: of the grain of skin and hair.
 
     Returns:
         uint8 (HEIGHT, WIDTH, 3), RGB.
     """
-    rng = np.random.default_rng(rng_seed)
-    x0, y0 = centre
-    half_width = 58 + 20 * person.build
-    half_height = 84 + 10 * person.build - 6 * person.pitch
-    skin = mix((246, 214, 190), (112, 72, 50), person.accent)
-    dark_skin = mix(skin, (60, 25, 20), 0.45)
-    hair_colour = mix(
-        mix((214, 170, 90), (25, 18, 15), min(1, person.accent * 1.6)), (205, 205, 205), max(0, person.age * 1.7 - 0.7)
-    )
-    lips = mix(mix(skin, (190, 60, 70), 0.25 + 0.55 * person.pitch), dark_skin, 0.15)
-
-    def at(u, v):  # face coordinates: u from ear to ear, v from crown to chin, each in [-1, 1]
-        return round((x0 + u * half_width) * 16), round((y0 + v * half_height) * 16)
-
-    def ellipse(image, u, v, a, b, colour, thickness=-1, angle=0, start=0, end=360):
-        axes = (max(1, int(abs(a) * half_width * 16)), max(1, int(abs(b) * half_height * 16)))
-        cv2.ellipse(image, at(u, v), axes, angle, start, end, colour, thickness, cv2.LINE_AA, 4)
-
-    def curve(image, points, colour, thickness):
-        corners = np.array([at(u, v) for u, v in points], np.int32)
-        cv2.polylines(image, [corners], False, colour, max(1, round(thickness)), cv2.LINE_AA, 4)
-
-    # Backdrop, shoulders, hair behind the head, neck.
-    top, bottom = mix((70, 90, 130), (190, 170, 140), person.backdrop), mix((30, 40, 60), (120, 130, 120), person.backdrop)
-    ramp = np.linspace(0, 1, HEIGHT)[:, None, None]
-    image = np.ascontiguousarray(np.broadcast_to(np.array(top) * (1 - ramp) + np.array(bottom) * ramp, (HEIGHT, WIDTH, 3)))
-    image = image.astype(np.uint8)
-    shirt = mix((60, 70, 120), (150, 50, 60), person.hair)
-    ellipse(image, 0, 2.3, 2.0, 1.15, shirt)
-    long_hair = 0.35 + 0.75 * person.pitch + 0.2 * person.hair
-    ellipse(image, 0, -0.2, 1.12, 0.98, hair_colour)
-    if long_hair > 0.75:
-        ellipse(image, 0, 0.15, 1.16, 0.55 + 0.7 * (long_hair - 0.35), hair_colour)
-    ellipse(image, 0, 1.0, 0.5, 0.5, dark_skin)
-
-    # Head: an egg whose lower half is as wide as the jaw.
-    angle = np.linspace(0, 2 * np.pi, 200)
-    jaw = 0.74 + 0.3 * person.build - 0.12 * person.pitch
-    power = np.where(np.sin(angle) > 0, 1.0 - 0.3 * person.build, 1.0)
-    u = np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** power
-    u *= np.where(np.sin(angle) > 0, 1 - (1 - jaw) * np.sin(angle) ** 2, 1)
-    outline = np.array([at(a, b) for a, b in zip(u, np.sin(angle))], np.int32)
-    for side in (-1, 1):
-        ellipse(image, side * 1.0, 0.0, 0.12, 0.17, dark_skin)
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    cv2.fillPoly(mask, [outline], 255, cv2.LINE_AA, 4)
-    yy, xx = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
-    across, down = (xx - x0) / half_width, (yy - y0) / half_height
-    light = 1.08 - 0.3 * np.clip(across**2 + 0.6 * down**2, 0, 1.5) ** 1.5 - 0.08 * across - 0.05 * down
-    grain = cv2.GaussianBlur(rng.normal(size=(HEIGHT, WIDTH)).astype(np.float32), (0, 0), 1.2) * 0.05 * (0.3 + person.age)
-    face = np.array(skin, np.float32) * (light + grain)[..., None]
-    # Beard: the lower face darkens, the more the lower the voice.
-    beard = np.clip((0.42 - person.pitch) * 2.2, 0, 0.75)
-    if beard > 0:
-        where = 1 / (1 + np.exp(-(down - 0.38 + 0.25 * (1 - np.abs(across))) * 14))
-        stubble = np.clip(where * beard * (1 + 4 * grain), 0, 1)[..., None]
-        face = face * (1 - stubble) + np.array(hair_colour, np.float32) * 0.7 * stubble
-
-    # Cheeks, eye sockets and the nose's sides, as soft light and shade.
-    def shade(u, v, a, b, strength):
-        return strength * np.exp(-(((across - u) / a) ** 2) - ((down - v) / b) ** 2)
-
-    eye_u, eye_v = 0.36 + 0.09 * person.accent, -0.1
-    relief = shade(-eye_u, eye_v - 0.03, 0.26, 0.14, -0.16) + shade(eye_u, eye_v - 0.03, 0.26, 0.14, -0.16)
-    relief += shade(-0.5, 0.25, 0.25, 0.2, 0.08) + shade(0.5, 0.25, 0.25, 0.2, 0.08)
-    nose_width = 0.13 + 0.09 * person.build + 0.05 * person.accent
-    nose_tip = 0.26 + 0.08 * person.nose
-    relief += (
-        shade(0, 0.1, 0.07, 0.25, 0.1)
-        + shade(nose_width * 0.8, 0.1, 0.06, 0.25, -0.12)
-        + shade(0, nose_tip + 0.07, 0.2, 0.05, -0.2)
-    )
-    relief += shade(0, 0.72, 0.25, 0.05, -0.1)
-    face *= (1 + relief)[..., None]
-    alpha = (mask / 255.0)[..., None]
-    image = np.clip(image * (1 - alpha) + face * alpha, 0, 255).astype(np.uint8)
-
-    # Hair in front: a fringe over the forehead, its line higher with age.
-    fringe = -0.72 - 0.12 * person.age + 0.14 * person.hair
-    cap = np.zeros_like(mask)
-    ellipse(cap, 0, -0.42, 1.04, 0.66, 255)
-    forehead = np.zeros_like(mask)
-    ellipse(forehead, (person.hair - 0.5) * 0.5, fringe + 0.75, 0.98, 0.75, 255)
-    cap = cv2.subtract(cv2.subtract(cap, forehead), (down > -0.15).astype(np.uint8) * 255)
-    alpha = (cap / 255.0)[..., None]
-    strands = np.array(hair_colour, np.float32) * (0.9 + 0.25 * np.clip(-down, 0, 1) + 2 * grain)[..., None]
-    image = np.clip(image * (1 - alpha) + strands * alpha, 0, 255).astype(np.uint8)
-
-    # Eyes and brows.
-    eye_width, eye_height = (
-        0.17 + 0.04 * person.pitch,
-        (0.085 + 0.04 * person.pitch - 0.035 * person.age) * max(eyes_open, 0.08),
-    )
-    iris = mix((90, 140, 180), (50, 30, 20), min(1, person.accent * 1.5))
-    for side in (-1, 1):
-        slant = side * (8 - 20 * person.accent)
-        ellipse(image, side * eye_u, eye_v, eye_width, eye_height, (238, 236, 232), angle=slant)
-        if eyes_open > 0.5:
-            ellipse(image, side * eye_u, eye_v, 0.085, min(eye_height, 0.07), iris)
-            ellipse(image, side * eye_u, eye_v, 0.04, min(eye_height, 0.034), (10, 10, 10))
-            ellipse(image, side * eye_u - 0.03, eye_v - 0.02, 0.018, 0.013, (250, 250, 250))
-        ellipse(image, side * eye_u, eye_v, eye_width, eye_height, (50, 30, 25), 2, slant, 180, 360)
-        ellipse(image, side * eye_u, eye_v, eye_width, eye_height, dark_skin, 1, slant, 0, 180)
-        brow = [
-            (side * (eye_u + t * 0.24), eye_v - 0.2 - 0.05 * (1 - t * t) + 0.03 * t * person.accent)
-            for t in np.linspace(-1, 1, 12)
-        ]
-        curve(image, brow, mix(hair_colour, (30, 20, 15), 0.5), 3 + 7 * (1 - person.pitch) ** 1.5 + 2 * person.build)
-        # Lines of age.
-        if person.age > 0.3:
-            line = mix(skin, dark_skin, 0.35 + 0.6 * person.age)
-            curve(
-                image,
-                [(side * (eye_u + t * 0.17), eye_v + 0.13 + 0.035 * (1 - t * t)) for t in np.linspace(-1, 1, 9)],
-                line,
-                1.4,
-            )
-            curve(
-                image,
-                [(side * (0.2 + 0.16 * t), nose_tip + 0.03 + 0.3 * t) for t in np.linspace(0, 1, 6)],
-                line,
-                1 + 2 * person.age,
-            )
-            if person.age > 0.55:
-                for row in range(3):
-                    curve(
-                        image,
-                        [(side * t * 0.45, -0.46 - 0.07 * row - 0.02 * np.cos(3 * t)) for t in np.linspace(0, 1, 8)],
-                        line,
-                        1.4,
-                    )
-
-    # Nose.
-    for side in (-1, 1):
-        ellipse(image, side * nose_width * 0.55, nose_tip + 0.045, 0.045, 0.022, mix(dark_skin, (20, 5, 5), 0.4))
-        curve(
-            image,
-            [(side * nose_width * (0.9 + 0.25 * np.sin(t)), nose_tip - 0.04 + 0.07 * t / 3) for t in np.linspace(0, 3, 8)],
-            dark_skin,
-            1.6,
-        )
-
-    # Mouth.
-    mouth_v, mouth_width = 0.56, 0.27 + 0.1 * person.build
-    lip, gap = 0.035 + 0.05 * person.pitch - 0.012 * person.age, 0.11 * openness
-    ellipse(image, 0, mouth_v + gap * 0.5, mouth_width * (1 - 0.15 * openness), lip + gap, lips)
-    ellipse(image, 0, mouth_v - lip, mouth_width * 0.28, 0.018, skin if beard < 0.1 else mix(skin, hair_colour, 0.5 * beard))
-    ellipse(image, 0, mouth_v + gap * 0.5, mouth_width * 0.82, max(0.006, gap), (55, 15, 18))
-    if gap > 0.03:
-        ellipse(image, 0, mouth_v - gap * 0.25, mouth_width * 0.6, gap * 0.3, (235, 232, 225))
-
-    if person.glasses > 0.75:
-        for side in (-1, 1):
-            ellipse(image, side * eye_u, eye_v + 0.02, 0.27, 0.18, (25, 25, 30), 2)
-            curve(image, [(side * (eye_u + 0.27), eye_v), (side * 1.0, eye_v - 0.05)], (25, 25, 30), 2)
-        curve(image, [(-(eye_u - 0.27), eye_v), (eye_u - 0.27, eye_v)], (25, 25, 30), 2)
-    return cv2.GaussianBlur(image, (0, 0), 0.7)
+    sketch = Sketch(person, centre, grain_seed)
+    draw_body(sketch)
+    draw_head(sketch)
+    draw_fringe(sketch)
+    draw_eyes(sketch, eyes_open)
+    draw_lines(sketch)
+    draw_nose(sketch)
+    draw_mouth(sketch, openness)
+    draw_glasses(sketch)
+    return cv2.GaussianBlur(sketch.image, (0, 0), 0.7)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
