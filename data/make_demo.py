@@ -341,28 +341,32 @@ def draw_glasses(sketch: Sketch) -> None:
     sketch.curve(lambda t: (t * (u - 0.27), v), (-1, 1), 2, colour, 2)
 
 
-def draw_face(person: Person, openness: float, eyes_open: float, centre, grain_seed: int) -> np.ndarray:
-    """Draw a person.
+def draw_faces(person: Person, looks, centre, grain_seed: int) -> list[np.ndarray]:
+    """Draw a person, once for each look.
 
     Args:
-        openness: of the mouth, in [0, 1].
-        eyes_open: in [0, 1].
+        looks: pairs (how open the mouth is, how open the eyes are), each in [0, 1].
         centre: (x, y) of the face, pixels.
         grain_seed: of the grain of skin and hair.
 
     Returns:
-        uint8 (HEIGHT, WIDTH, 3), RGB.
+        List of uint8 (HEIGHT, WIDTH, 3), RGB.
     """
     sketch = Sketch(person, centre, grain_seed)
     draw_body(sketch)
     draw_head(sketch)
     draw_fringe(sketch)
-    draw_eyes(sketch, eyes_open)
-    draw_lines(sketch)
-    draw_nose(sketch)
-    draw_mouth(sketch, openness)
-    draw_glasses(sketch)
-    return cv2.GaussianBlur(sketch.image, (0, 0), 0.7)
+    still = sketch.image
+    images = []
+    for mouth_open, eyes_open in looks:
+        sketch.image = still.copy()
+        draw_eyes(sketch, eyes_open)
+        draw_lines(sketch)
+        draw_nose(sketch)
+        draw_mouth(sketch, mouth_open)
+        draw_glasses(sketch)
+        images.append(cv2.GaussianBlur(sketch.image, (0, 0), 0.7))
+    return images
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -385,8 +389,8 @@ def make_clip(seed: int, number: int, videos: Path) -> tuple:
     end = round(start + len(sound) / SAMPLE_RATE, 6)
 
     grain = int(rng.integers(2**32))
-    mouths = [draw_face(person, i / (MOUTH_STEPS - 1), 1, centre, grain) for i in range(MOUTH_STEPS)]
-    blink = draw_face(person, 0.2, 0, centre, grain)
+    looks = [(step / (MOUTH_STEPS - 1), 1) for step in range(MOUTH_STEPS)]
+    *mouths, blink = draw_faces(person, [*looks, (0.2, 0)], centre, grain)
     n_frames = round(len(sound) / SAMPLE_RATE * FRAMES_PER_SECOND)
     sway = np.cumsum(rng.normal(size=(n_frames, 2)), axis=0) * 0.7
     sway -= sway[0]

@@ -122,7 +122,7 @@ def test_the_face_nearest_to_the_speakers_centre_is_taken():
 
 def test_two_people_in_a_frame(make_demo):
     one, other = (
-        make_demo.draw_face(make_demo.Person(*np.full(11, level)), 0.2, 1, centre, 0)
+        make_demo.draw_faces(make_demo.Person(*np.full(11, level)), [(0.2, 1)], centre, 0)[0]
         for level, centre in ((0.2, (160, 175)), (0.8, (480, 175)))
     )
     frame = np.hstack([one[:, :320], other[:, 320:]])
@@ -133,7 +133,7 @@ def test_two_people_in_a_frame(make_demo):
 
 def test_frames_without_a_face_are_passed_over(make_demo):
     empty = np.full((360, 640, 3), 90, np.uint8)
-    face = make_demo.draw_face(make_demo.Person(*np.full(11, 0.5)), 0.2, 1, (320, 175), 0)
+    face = make_demo.draw_faces(make_demo.Person(*np.full(11, 0.5)), [(0.2, 1)], (320, 175), 0)[0]
     found, _ = preprocess.find_face(iter([empty, empty, face]), 0.5, 0.5, "hog")
     assert found is face
     with pytest.raises(Skip, match="no-face"):
