@@ -253,9 +253,10 @@ def main(argv=None) -> int:
 
     if "test" in rows:
         ranks = utils.retrieval_ranks(voices, faces)
-        for old in folder.glob("not_in_top_*.png"):
-            old.unlink()
-        for name, title, queries in pick_queries(ranks):
+        pictures = pick_queries(ranks)
+        for old in [*folder.glob("not_in_top_*.png"), *(folder / f"{name}.png" for name, _, _ in pictures)]:
+            old.unlink(missing_ok=True)  # of an earlier evaluation
+        for name, title, queries in pictures:
             if len(queries) == 0:
                 print(f"evaluate: no test voice with its {title}, no picture", file=sys.stderr)
                 continue

@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_run_and_another_another(tiny_run, demo_dat
 
 
 @pytest.mark.parametrize(
-    "option", [("--loss", "l1"), ("--learning-rate", 0.01), ("--seconds", 4), ("--precision", "mixed_bfloat16")], ids=str
+    "option", [("--loss", "l1"), ("--learning-rate", 0.01), ("--seconds", 4), ("--precision", "mixed_float16")], ids=str
 )
 def test_an_option_changes_the_result(option, tiny_run, demo_data, tmp_path):
     assert run_train(demo_data, tmp_path / "run", "--epochs", 1, *option) == 0
