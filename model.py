@@ -28,24 +28,10 @@ from utils import (
     load_embedding,
     replacing,
     spectrogram_path,
+    stderr_to,
 )
 
-
-@contextlib.contextmanager
-def _quiet_stderr():
-    """Hold back what C++ writes to stderr while the block runs: TensorFlow 2.21 logs at import, whatever its settings say."""
-    sys.stderr.flush()
-    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(null)
-
-
-with _quiet_stderr():
+with stderr_to(os.devnull):  # TensorFlow 2.21 logs at import, whatever its settings say
     import keras
     import tensorflow as tf
     from keras import layers
@@ -232,8 +218,6 @@ LOSSES = {"l1": l1_loss, "l2": l2_loss}  # the name is train.py's --loss; the sl
 # ----------------------------------------------------------------------------------------------------------------------
 # VGG-Face. Source: Parkhi et al., "Deep Face Recognition", BMVC 2015; the package keras-vggface.
 
-VGGFACE_PARAMETERS = 145_002_878
-
 
 @contextlib.contextmanager
 def _keras_2():
@@ -306,29 +290,42 @@ def fetch_vggface_weights() -> Path:
 
 
 def vggface():
-    """Build VGG-Face, VGG16 trained on 2,622 people, with its public weights.
+    """Build VGG-Face, VGG16 trained on 2,622 people, as far as fc7, with its public weights.
+
+    The convolutions are keras-vggface's network; fc6 and fc7 are added here: the package draws random numbers first, and
+    holds the weights several times over while it loads them.
 
     Returns:
-        tf_keras model from float32 (B, 224, 224, 3), BGR less the mean, to softmax float32 (B, 2622).
+        tf_keras model from float32 (B, 224, 224, 3), BGR less the mean, to float32 (B, 4096), fc7 before its ReLU.
 
     Raises:
         InputError: if the weights cannot be had or do not fit.
     """
+    import tf_keras
+
     models, _ = _keras_vggface()
     path = fetch_vggface_weights()
-    network = models.VGG16(weights=None)
     try:
         with h5py.File(path) as file:
-            missing = [layer.name for layer in network.layers if layer.weights and layer.name not in file]
-        if missing:
-            raise ValueError(f"no {', '.join(missing)}")
-        network.load_weights(path, by_name=True)  # as keras-vggface does
+
+            def stored(layer):  # in the order of a layer's weights: kernel, bias
+                return [file[layer][name] for name in file[layer].attrs["weight_names"]]
+
+            def dense(layer, **more):
+                kernel, bias = (lambda shape, dtype, values=values: values[...].reshape(shape) for values in stored(layer))
+                return tf_keras.layers.Dense(4096, kernel_initializer=kernel, bias_initializer=bias, name=layer, **more)
+
+            network = models.VGG16(weights=None, include_top=False, input_shape=(FACE_SIZE, FACE_SIZE, 3))
+            for layer in network.layers:
+                if layer.weights:
+                    layer.set_weights([values[...] for values in stored(layer.name)])
+            x = tf_keras.layers.Flatten()(network.output)  # (B, 25088)
+            x = dense("fc6", activation="relu")(x)  # (B, 4096)
+            return tf_keras.Model(network.input, dense("fc7")(x))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{path}: expected the weights of VGG-Face, found something else ({error}); delete it to download it again"
         ) from error
-    assert network.count_params() == VGGFACE_PARAMETERS
-    return network
 
 
 def face_embedder():
@@ -340,14 +337,11 @@ def face_embedder():
     Raises:
         InputError: as `vggface`.
     """
-    import tf_keras
-
-    network = vggface()
-    fc7 = tf.function(tf_keras.Model(network.input, network.get_layer("fc7").output), reduce_retracing=True)
+    network = tf.function(vggface(), reduce_retracing=True)
     preprocess_input = _keras_vggface()[1].preprocess_input
 
     def embed(faces):
         assert faces.shape[1:] == (FACE_SIZE, FACE_SIZE, 3)
-        return fc7(preprocess_input(faces.astype("float32"), version=1), training=False).numpy()
+        return network(preprocess_input(faces.astype("float32"), version=1), training=False).numpy()
 
     return embed

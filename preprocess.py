@@ -8,58 +8,67 @@ fetched with yt-dlp. Writes, under --data, for each clip
     embeddings/<clip>.pkl     float32 (4096,), the VGG-Face feature, or (128,) with --face-model dlib
     faces/<clip>.jpg          the face, 224 x 224 pixels
 
-and manifest.csv, a line `clip,status,face_model,detail` per row tried: status is `ready` or the reason why not. A second run
-does only what is not ready.
+and a line per row tried to manifest.csv: status is `ready` or the reason why not; the README lists them. A second run does
+what is missing and what may pass now (a broken connection, a rate limit), and leaves the rest as it is.
 
     python preprocess.py --csv avspeech_train.csv
 """
 
 import collections
 import concurrent.futures
+import contextlib
 import csv
 import dataclasses
+import fcntl
 import functools
+import hashlib
 import itertools
-import logging
 import math
 import multiprocessing
 import os
 import re
-import shutil
 import signal
-import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
 import cv2
-import imageio_ffmpeg
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+import fetch
+import media
 import utils
-from utils import CLIP_SAMPLES, CLIP_SECONDS, FACE_SIZE, FEATURE_SIZE, SAMPLE_RATE, InputError, check, option
+from utils import CLIP_SAMPLES, FEATURE_SIZE, InputError, check, option
 
 COLUMNS = ("video_id", "start", "end", "x", "y")
-FACE_MARGIN = 0.15  # of the detector's box, added on each side: the box ends at brows and chin
-BATCH = 16  # clips per pass of the networks
-WINDOW_PER_WORKER = 8  # clips in flight for each worker, which bounds the memory
-SILENCE_DB = 60  # dB below full scale: what is never louder is silence
-MIN_SOUND_SECONDS = 0.5  # s of a clip that are louder than that, at least
-# 360p is enough for 224 pixels; mp4, because the cut is encoded anew, in the format of the source.
-FETCH_FORMAT = "b[height<=360][ext=mp4]/bv*[height<=360][ext=mp4]+ba[ext=m4a]/b[height<=360]/bv*[height<=360]+ba/b/bv*+ba"
+BATCH = 8  # clips per pass of the networks
+SEGMENTS_PER_TASK = 32  # clips of one video that a worker takes at a time
+TASKS_PER_WORKER = 8  # under way for each worker, which bounds the memory
+BATCH_SECONDS = 10  # s that a clip waits at most, about, for its batch to fill
+SCHEDULER_SECONDS = 30  # s to wait for a Dask scheduler and its first worker
+STAGES = ("fetch", "decode", "detect", "spectrogram", "embed", "write")  # whose time is measured
 
 # Why a row is not ready.
 REASONS = {
-    "bad-row": "id, times or face centre make no sense",
-    "not-fetched": "yt-dlp could not get the video: removed, private, blocked, or the network",
-    "unreadable": "ffmpeg reads no picture, or no sound, out of the file",
-    "no-sound": "the clip has no sound track",
-    "silent": f"less than {MIN_SOUND_SECONDS} s of the sound are louder than -{SILENCE_DB} dB of full scale",
-    "no-face": f"the detector sees no face in the frames looked at, one a second over {CLIP_SECONDS} s",
+    "bad-row": "not five values, or id, times or face centre make no sense; the detail says which",
+    **fetch.REASONS,
+    **media.REASONS,
+    "crashed": "the worker process died of this clip, twice",
 }
+# What may pass, and a later run tries again; everything else is final, unless --retry names it.
+RETRIED = ("bot-check", "rate-limited", "forbidden", "network", "not-fetched", "crashed")
+# What is wrong with a row, for the detail; 0 is nothing.
+PROBLEMS = (
+    "",
+    "expected an id of 1 to 64 letters, digits, - and _",
+    "expected 0 <= start < end, in s",
+    "expected a face centre in [0, 1], as a fraction of width and height",
+    "expected five values, found more",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +78,13 @@ class Options:
     videos: Path | None = option(
         "folder of the clips, cut to start and end; those missing are fetched (default: <data>/videos)", None
     )
+    limit: int | None = option("look at the first LIMIT rows only", None, metavar="LIMIT")
+    shard: str = option("take the I-th of N parts of the videos only, for N machines without a cluster", "1/1", metavar="I/N")
+    retry: tuple[str, ...] = option(
+        "try again also the clips with these reasons in manifest.csv", (), nargs="+", choices=tuple(REASONS), metavar="REASON"
+    )
     detector: str = option(
-        "face detector: hog is fast, cnn finds more but takes about a hundred times as long on a CPU",
+        "face detector: hog, or cnn for the clips where hog sees no face, which takes some hundred times as long on a CPU",
         "hog",
         choices=("hog", "cnn"),
     )
@@ -79,27 +93,39 @@ class Options:
         "vggface",
         choices=tuple(FEATURE_SIZE),
     )
-    limit: int | None = option("look at the first LIMIT rows only", None, metavar="LIMIT")
     workers: int = option("worker processes that fetch, decode and look for faces", os.cpu_count())
+    scheduler: str | None = option(
+        "address of a Dask scheduler, such as tcp://host:8786, whose workers do that instead", None, metavar="ADDRESS"
+    )
     url_template: str = option("address of a video; {} stands for its id", "https://www.youtube.com/watch?v={}")
+    sleep: float = option("mean time in s from one video to the next while fetching, for all workers of a machine", 15.0)
+    rate: str | None = option("fetch at most so many bytes a second on average, such as 500K", None, metavar="RATE")
+    cookies: Path | None = option("file of cookies for yt-dlp, in Netscape's format", None)
+    proxy: str | None = option("address of a proxy for yt-dlp", None, metavar="ADDRESS")
 
     def __post_init__(self):
         check(self.limit is None or self.limit >= 1, f"--limit: expected at least 1, found {self.limit}")
+        shard = re.fullmatch(r"(\d+)/(\d+)", self.shard)
+        check(
+            shard and 1 <= int(shard[1]) <= int(shard[2]),
+            f"--shard: expected I/N, such as 3/8, I from 1 to N, found {self.shard}",
+        )
         check(self.workers >= 1, f"--workers: expected at least 1, found {self.workers}")
         check("{}" in self.url_template, f"--url-template: expected {{}} in it, found {self.url_template}")
+        check(0 <= self.sleep < math.inf, f"--sleep: expected 0 s or more, found {self.sleep}")
+        rate = self.bytes_per_second()
+        check(rate is None or rate > 0, f"--rate: expected bytes a second, such as 500K or 2M, found {self.rate}")
 
-
-class Skip(Exception):
-    """A row cannot be made ready; `reason` is a key of REASONS, `detail` what else is known, in a line."""
-
-    def __init__(self, reason: str, detail: str = ""):
-        assert reason in REASONS
-        super().__init__(reason)
-        self.reason, self.detail = reason, " ".join(detail.split())
+    def bytes_per_second(self) -> float | None:
+        """Return --rate as a number; 0 if it is none."""
+        if self.rate is None:
+            return None
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)", self.rate)
+        return float(found[1]) * 1024 ** "KMG".find(found[2] or " ") * 1024 if found else 0
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The csv.
+# The csv. AVSpeech has 2.6 million rows: they stay numbers in columns until their turn comes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,56 +140,182 @@ class Row:
     y: float
 
 
-def parse_row(values) -> Row:
-    """Check one row's five values, given as text. Raises Skip("bad-row")."""
-    try:
-        video_id, start, end, x, y = (str(values[0]), *map(float, values[1:]))
-    except ValueError:
-        raise Skip("bad-row") from None
-    sound_id = re.fullmatch(r"[A-Za-z0-9_-]{1,64}", video_id)  # it becomes part of file names
-    if not (sound_id and 0 <= start < end < math.inf and 0 <= x <= 1 and 0 <= y <= 1):
-        raise Skip("bad-row")
-    return Row(utils.clip_name(video_id, start, end), video_id, start, end, x, y)
+def read_rows(path: Path, limit: int | None = None) -> tuple[list[str], pd.DataFrame]:
+    """Read the csv.
 
-
-def read_rows(path: Path, limit: int | None):
-    """Read the csv bit by bit. Lines with too many values are left out, with a word on stderr.
-
-    Yields:
-        Each row's text values, a tuple of five str.
+    Returns:
+        The video ids, in the order of their first rows; and the rows, in the csv's order: line (int64, from 1), video (int32,
+        position of its id), start, end, x, y (float64), problem (int8, position in PROBLEMS). Blank lines are none.
 
     Raises:
         InputError: if the file is no csv of five columns.
     """
+    expected = f"{path}: expected a csv of five columns, {', '.join(COLUMNS)}"
+    ids, pieces, n_lines = {}, [], 0
     try:
-        pieces = pd.read_csv(
+        reader = pd.read_csv(
             path,
             header=None,
-            dtype=str,
+            dtype={0: object},  # text; the others become numbers where they all are
             keep_default_na=False,
             quoting=csv.QUOTE_NONE,
-            on_bad_lines="warn",  # a line with too many values; one with too few is a bad row
+            on_bad_lines="warn",  # a line with too many values; one with too few has empty ones
+            skip_blank_lines=False,
             nrows=limit,
-            chunksize=10_000,
+            chunksize=1_000_000,
             encoding="utf-8-sig",
+            encoding_errors="replace",
         )
         while True:
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always", pd.errors.ParserWarning)
-                piece = next(pieces, None)
+                warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # a column with text among its numbers
+                piece = next(reader, None)
             if piece is None:
-                return
+                break
             if piece.shape[1] != len(COLUMNS):
-                raise InputError(
-                    f"{path}: expected five columns, {', '.join(COLUMNS)}, found {piece.shape[1]}; is it AVSpeech's csv?"
-                )
-            lines = [line for warning in said for line in str(warning.message).splitlines() if line]
-            if lines:
-                print(f"preprocess: {path}: {len(lines)} lines left out; {lines[0]}", file=sys.stderr)
-            yield from piece.itertuples(index=False, name=None)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        message = str(error).strip().replace("\n", " ")
-        raise InputError(f"{path}: expected a csv of five columns, {', '.join(COLUMNS)}; {message}") from error
+                raise InputError(f"{expected}, found {piece.shape[1]}; is it AVSpeech's?")
+            piece.columns = COLUMNS
+            too_long = [int(n) for warning in said for n in re.findall(r"line (\d+)", str(warning.message))]
+            lines = np.arange(n_lines + 1, n_lines + 1 + len(piece) + len(too_long))
+            lines, n_lines = np.delete(lines, np.array(too_long, int) - n_lines - 1), n_lines + len(lines)
+            codes, names = pd.factorize(piece.video_id.fillna(""))
+            video = np.array([ids.setdefault(name, len(ids)) for name in names.tolist()], np.int32)[codes]
+            numbers = {column: pd.to_numeric(piece[column], errors="coerce").astype(float) for column in COLUMNS[1:]}
+            blank = np.all([values.isna() for values in numbers.values()], axis=0) & (video == ids.get("", -1))
+            rows = pd.DataFrame({"line": lines, "video": video, **numbers, "problem": np.int8(0)})[~blank]
+            more = pd.DataFrame({"line": too_long, "video": np.int32(-1), "problem": np.int8(4)})
+            pieces.append(pd.concat([rows, more]).sort_values("line") if too_long else rows)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
+        raise InputError(f"{expected}; {' '.join(str(error).split())}") from error
+    rows = pd.concat(pieces, ignore_index=True)
+    if limit:
+        rows = rows[rows.line <= limit]
+    sound = np.array([re.fullmatch(r"[A-Za-z0-9_-]{1,64}", video_id) is not None for video_id in ids])  # part of file names
+    start, end, x, y = (rows[column].to_numpy() for column in COLUMNS[1:])
+    wrong_id = ~sound[rows.video] & (rows.problem == 0)
+    wrong_times = ~((start >= 0) & (start < end) & (end < math.inf))
+    wrong_centre = ~((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1))
+    rows["problem"] = np.select([rows.problem > 0, wrong_id, wrong_times, wrong_centre], [rows.problem, 1, 2, 3], 0)
+    return list(ids), rows
+
+
+def shard_of(video_id: str, n_shards: int) -> int:
+    """Return the shard of a video, from 1 to n_shards: a pure function of its id."""
+    return 1 + int.from_bytes(hashlib.sha256(video_id.encode(errors="replace")).digest()[:8], "big") % n_shards
+
+
+def in_order_of_videos(ids: list[str], rows: pd.DataFrame, piece_size: int = 10_000):
+    """Go through the sound rows, all those of a video together, the videos in the order of their first rows.
+
+    Yields:
+        Lists of Row, of piece_size at most.
+    """
+    order = np.argsort(rows.video.to_numpy(), kind="stable")
+    for start in range(0, len(order), piece_size):
+        piece = rows.iloc[order[start : start + piece_size]]
+        yield [
+            Row(utils.clip_name(ids[video], start, end), ids[video], start, end, x, y)
+            for video, start, end, x, y in zip(piece.video, piece.start, piece.end, piece.x, piece.y)
+        ]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The manifest: a line per clip tried, the last one counting. No value holds a comma, a quote or a line's end, so that every
+# line stands for itself, whatever became of the one before.
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line of manifest.csv; a clip that is not ready has but the first columns."""
+
+    clip: str
+    status: str
+    detail: str = ""
+    face_model: str = ""
+    detector: str = ""
+    frame_second: int | str = ""
+    top: int | str = ""
+    right: int | str = ""
+    bottom: int | str = ""
+    left: int | str = ""
+    face_pixels: int | str = ""
+    speech_seconds: float | str = ""
+    spectrogram_bytes: int | str = ""
+    embedding_bytes: int | str = ""
+    face_bytes: int | str = ""
+
+
+MANIFEST_COLUMNS = tuple(field.name for field in dataclasses.fields(Line))
+SIZES = ("spectrogram_bytes", "embedding_bytes", "face_bytes")
+
+
+def manifest_path(data: Path) -> Path:
+    """Return the path of the manifest."""
+    return data / "manifest.csv"
+
+
+def append_lines(data: Path, lines: list[Line]) -> None:
+    """Add lines to the manifest, under a lock: other shards may write to it too. A line cut short by a kill is ended first."""
+    if not lines:
+        return
+    data.mkdir(parents=True, exist_ok=True)
+    text = [",".join(re.sub(r'[",\s\0]+', " ", str(value)) for value in dataclasses.astuple(line)) for line in lines]
+    with open(manifest_path(data), "a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
+        if file.seek(0, os.SEEK_END) == 0:
+            text.insert(0, ",".join(MANIFEST_COLUMNS))
+        else:
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.write(b"\n")
+        file.write(("\n".join(text) + "\n").encode())
+
+
+def read_manifest(data: Path) -> pd.DataFrame:
+    """Read the manifest's last line of each clip.
+
+    Returns:
+        status, face_model and detector (category), and the SIZES (float64) by the clip's name, hashed (uint64): it may have
+        millions of lines, which must not be as many Python strings in memory.
+    """
+    kept = ["clip", "status", "face_model", "detector", *SIZES]
+    pieces = [pd.DataFrame(columns=kept[1:], index=np.array([], np.uint64))]
+    if manifest_path(data).exists():
+        reader = pd.read_csv(
+            manifest_path(data),
+            header=None,
+            names=MANIFEST_COLUMNS,
+            usecols=kept,
+            dtype={column: str for column in kept},
+            keep_default_na=False,
+            quoting=csv.QUOTE_NONE,
+            on_bad_lines="skip",
+            index_col=False,
+            chunksize=200_000,
+            encoding_errors="replace",
+        )
+        for piece in reader:
+            piece.index = hash_names(piece.pop("clip"))
+            for column in SIZES:
+                piece[column] = pd.to_numeric(piece[column], errors="coerce")
+            pieces.append(piece.astype({column: "category" for column in kept[1:4]}))
+    manifest = pd.concat([piece.astype({column: object for column in kept[1:4]}) for piece in pieces])
+    return manifest[~manifest.index.duplicated(keep="last")].astype({column: "category" for column in kept[1:4]})
+
+
+def hash_names(names) -> np.ndarray:
+    """Hash clips' names. Returns uint64, one each."""
+    return pd.util.hash_array(np.asarray(names, dtype=object), categorize=False)
+
+
+def is_ready(data: Path, clip: str, sizes) -> bool:
+    """Tell whether a clip's three files are there, of these sizes."""
+    paths = (utils.spectrogram_path(data, clip), utils.embedding_path(data, clip), utils.face_path(data, clip))
+    try:
+        return all(path.stat().st_size == size for path, size in zip(paths, sizes))
+    except FileNotFoundError:
+        return False
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -174,174 +326,95 @@ def read_rows(path: Path, limit: int | None):
 class Extract:
     """What a worker takes out of a clip."""
 
-    clip: str
-    waveform: np.ndarray  # int16 (CLIP_SAMPLES,)
+    line: Line  # what it knows of the manifest's line
+    waveform: np.ndarray  # int16 (CLIP_SAMPLES,) or less, mono at SAMPLE_RATE
     face: np.ndarray  # uint8 (FACE_SIZE, FACE_SIZE, 3), RGB
     embedding: np.ndarray | None  # float32 (128,) with --face-model dlib
 
 
-def fetch(row: Row, path: Path, url_template: str) -> None:
-    """Fetch a row's segment of its video with yt-dlp, cut exactly at start and end, to `path`. Raises Skip("not-fetched")."""
-    import yt_dlp
-    from yt_dlp.postprocessor import FFmpegPostProcessor
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What workers need to know beside the rows."""
 
-    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    FFmpegPostProcessor._ffmpeg_location.set(ffmpeg)  # as yt-dlp's own command line does; the option alone is not enough
-    log = logging.Logger("yt-dlp")  # says nothing: what went wrong goes to the manifest
-    log.addHandler(logging.NullHandler())
-    folder = path.with_name(f".fetch-{path.stem}")
-    shutil.rmtree(folder, ignore_errors=True)  # of a killed run
-    folder.mkdir(parents=True)
+    videos: Path
+    detector: str
+    face_model: str
+    manner: fetch.Manner
+
+
+def video_path(videos: Path, clip: str) -> Path:
+    """Return the path of a clip's video; absolute, for a name may begin with "-"."""
+    return videos.absolute() / f"{clip}.mp4"
+
+
+@contextlib.contextmanager
+def timed(busy: collections.Counter, stage: str, within: str | None = None):
+    """Add the time that the block takes to a stage's, in s, and take it from that of the stage around it, if there is one."""
+    started = time.perf_counter()
     try:
-        settings = {
-            "format": FETCH_FORMAT,
-            "paths": {"home": str(folder)},
-            "outtmpl": {"default": "clip.%(ext)s"},
-            "download_ranges": yt_dlp.utils.download_range_func(None, [(row.start, row.end)]),
-            "force_keyframes_at_cuts": True,  # cut anew at start, not at the key frame before it
-            "ffmpeg_location": ffmpeg,
-            "external_downloader_args": {"ffmpeg_i": ["-loglevel", "error"]},
-            "noplaylist": True,
-            "quiet": True,
-            "no_warnings": True,
-            "noprogress": True,
-            "logger": log,
-        }
-        try:
-            with yt_dlp.YoutubeDL(settings) as downloader:
-                downloader.download([url_template.format(row.video_id)])
-        except yt_dlp.utils.DownloadError as error:
-            raise Skip("not-fetched", yt_dlp.utils.remove_terminal_sequences(str(error))) from None
-        files = [file for file in sorted(folder.iterdir()) if file.stat().st_size > 1000]  # an empty mp4 has 261 bytes
-        if len(files) != 1:
-            raise Skip("not-fetched", "yt-dlp ended well, but left no video")
-        os.replace(files[0], path)
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        seconds = time.perf_counter() - started
+        busy[stage] += seconds
+        if within:
+            busy[within] -= seconds
 
 
-def read_sound(path: Path) -> np.ndarray:
-    """Decode the first 6 s of a clip's sound with ffmpeg.
-
-    Returns:
-        int16 (CLIP_SAMPLES,), mono at SAMPLE_RATE; shorter sound is repeated.
-
-    Raises:
-        Skip: "no-sound" without a sound track, "unreadable".
-    """
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-i", str(path), "-map", "0:a:0"]
-    command += ["-t", str(CLIP_SECONDS), "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "s16le", "-"]
-    done = subprocess.run(command, capture_output=True)
-    if b"matches no streams" in done.stderr:
-        raise Skip("no-sound")
-    samples = np.frombuffer(done.stdout[: len(done.stdout) // 2 * 2], "<i2")
-    if done.returncode != 0 or len(samples) == 0:
-        raise Skip("unreadable")
-    return np.resize(samples, CLIP_SAMPLES)  # repeats or cuts
+# dlib's networks are one per process, and so is stderr, which fetching diverts: a worker with threads takes a clip at a time.
+_ONE_AT_A_TIME = threading.Lock()
 
 
-def read_frames(path: Path):
-    """Decode a clip's first frame and then one a second, over 6 s, as they are asked for.
-
-    Yields:
-        uint8 (height, width, 3), RGB.
-
-    Raises:
-        Skip: "unreadable".
-    """
-    one_a_second = "select='isnan(prev_selected_t)+gte(t-prev_selected_t,1)'"
-    frames = imageio_ffmpeg.read_frames(
-        str(path), input_params=["-t", str(CLIP_SECONDS)], output_params=["-an", "-vf", one_a_second, "-fps_mode", "vfr"]
-    )
-    try:
-        width, height = next(frames)["size"]
-        for frame in frames:
-            yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
-    except (OSError, RuntimeError, KeyError, IndexError, ValueError, StopIteration):
-        raise Skip("unreadable") from None
-    finally:
-        frames.close()
-
-
-def nearest_box(boxes, x: float, y: float):
-    """Return the box (top, right, bottom, left) whose centre is nearest to (x, y), all in pixels."""
-    return min(boxes, key=lambda box: ((box[1] + box[3]) / 2 - x) ** 2 + ((box[0] + box[2]) / 2 - y) ** 2)
-
-
-def crop_face(frame: np.ndarray, box) -> np.ndarray:
-    """Cut a face out of a frame, with FACE_MARGIN around the box; outside the frame its border is repeated.
-
-    Args:
-        frame: uint8 (height, width, 3).
-        box: (top, right, bottom, left), pixels.
+def extract(rows: list[Row], work: Work) -> tuple[list[Extract | Line], collections.Counter]:
+    """Do all of one video's rows that needs no TensorFlow.
 
     Returns:
-        uint8 (FACE_SIZE, FACE_SIZE, 3).
+        For each row the Extract or, where there is none, the manifest's line; and the time taken by each stage, in s.
     """
-    top, right, bottom, left = box
-    side = round(max(bottom - top, right - left) * (1 + 2 * FACE_MARGIN))
-    top, left = (top + bottom - side) // 2, (left + right - side) // 2
-    padded = cv2.copyMakeBorder(frame, side, side, side, side, cv2.BORDER_REPLICATE)
-    crop = padded[top + side : top + 2 * side, left + side : left + 2 * side]
-    return cv2.resize(crop, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_AREA if side > FACE_SIZE else cv2.INTER_CUBIC)
+    with _ONE_AT_A_TIME:
+        cv2.setNumThreads(1)
+        busy, results = collections.Counter(), []
+        missing = [
+            fetch.Segment(row.start, row.end, path) for row in rows if not (path := video_path(work.videos, row.clip)).exists()
+        ]
+        failures = {}
+        if missing:
+            with timed(busy, "fetch"):
+                failures = fetch.fetch(rows[0].video_id, missing, work.manner)
+        for row in rows:
+            path = video_path(work.videos, row.clip)
+            try:
+                problem = failures.get(path)
+                if not problem:
+                    results.append(_extract_clip(row, path, work, busy))
+            except media.Skip as skip:
+                problem = skip
+            if problem:
+                results.append(Line(row.clip, problem.reason, problem.detail, work.face_model, work.detector))
+        return results, busy
 
 
-def find_face(frames, x: float, y: float, detector: str):
-    """Find the speaker's face: in the first frame that shows a face, the one nearest to (x, y).
+def _extract_clip(row: Row, path: Path, work: Work, busy: collections.Counter) -> Extract:
+    with timed(busy, "decode"):
+        waveform, first_frame = media.read_clip(path)
 
-    Args:
-        frames: uint8 (height, width, 3) each, RGB.
-        x, y: where the face is, as a fraction of width and height.
-        detector: "hog" or "cnn".
+    def later_frames():
+        with timed(busy, "decode", within="detect"):
+            return media.read_later_frames(path)
 
-    Returns:
-        The frame, and the face's box in it: (top, right, bottom, left), pixels.
-
-    Raises:
-        Skip: "no-face"; "unreadable" if there is not one frame.
-    """
-    face_recognition = _face_recognition()
-    reason = "unreadable"
-    for frame in frames:
-        reason = "no-face"
-        height, width = frame.shape[:2]
-        if boxes := face_recognition.face_locations(frame, model=detector):
-            return frame, nearest_box(boxes, x * width, y * height)
-    raise Skip(reason)
-
-
-def _face_recognition():
-    """Import face_recognition where it is used: it loads its networks at once, which takes a second."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its models' package still uses pkg_resources
-        import face_recognition
-    return face_recognition
-
-
-def extract(row: Row, videos: Path, detector: str, face_model: str, url_template: str) -> Extract | tuple[str, str, str]:
-    """Do all of a row that needs no TensorFlow.
-
-    Returns:
-        The Extract; or, where there is none, the clip, the reason, a key of REASONS, and its detail.
-    """
-    path = videos.absolute() / f"{row.clip}.mp4"  # absolute: a name may begin with "-"
-    try:
-        if not path.exists():
-            fetch(row, path, url_template)
-        waveform = read_sound(path)
-        frame, box = find_face(read_frames(path), row.x, row.y, detector)
-        embedding = None
-        if face_model == "dlib":
-            embedding = _face_recognition().face_encodings(frame, [box])[0].astype(np.float32)
-        return Extract(row.clip, waveform, crop_face(frame, box), embedding)
-    except Skip as skip:
-        return row.clip, skip.reason, skip.detail
+    with timed(busy, "detect"):
+        found = media.find_face(first_frame, later_frames, row.x, row.y, work.detector)
+    embedding = None
+    if work.face_model == "dlib":
+        with timed(busy, "embed"):
+            embedding = media.dlib_feature(found.frame, found.box)
+    top, right, bottom, left = found.box
+    line = Line(row.clip, "ready", "", work.face_model, found.detector, found.second, top, right, bottom, left, bottom - top)
+    return Extract(line, waveform, found.face, embedding)
 
 
 def start_worker() -> None:
-    """Set up a worker process: one thread each, Ctrl-C is the main process's affair, and it never outlives that process."""
+    """Set up a worker process: Ctrl-C is the main process's affair, and it never outlives that process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
 
     def follow_parent():
         multiprocessing.parent_process().join()
@@ -355,174 +428,308 @@ def start_pool(workers: int) -> concurrent.futures.Executor:
     return concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
 
 
+def connect(address: str):
+    """Connect to a Dask scheduler.
+
+    Returns:
+        Its client, and the number of its workers' threads.
+
+    Raises:
+        InputError: if there is none, or it has no worker.
+    """
+    import distributed
+
+    try:
+        client = distributed.Client(address, timeout=SCHEDULER_SECONDS)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise InputError(
+            f"--scheduler: expected a Dask scheduler at {address}, found none; {' '.join(str(error).split())}"
+        ) from None
+    try:
+        client.wait_for_workers(1, timeout=SCHEDULER_SECONDS)
+        for module in (utils, media, fetch, sys.modules[extract.__module__]):  # the packages are the cluster's affair
+            client.upload_file(module.__file__)
+    except TimeoutError:
+        raise InputError(f"--scheduler: expected workers at {address}, found none; start some: dask worker {address}") from None
+    return client, sum(client.nthreads().values())
+
+
+def in_parallel(start, function, tasks, window: int):
+    """Compute function(task) of each task in a pool's processes, at most `window` of them under way.
+
+    Where processes die the pool is started anew, and what was under way is done again, bit by bit.
+
+    Args:
+        start: function that starts the pool, a concurrent.futures.Executor.
+        tasks: lists.
+
+    Yields:
+        Each task and its result, as they end; None for a task, of one item, whose process died twice when it was alone.
+    """
+    tasks, under_way, pool = iter(tasks), {}, start()
+    alone, died, broken = collections.deque(), 0, False  # tasks that killed a process, perhaps; how often the first of them
+
+    def submit(task):
+        try:
+            future = pool.submit(function, task)
+        except concurrent.futures.BrokenExecutor as error:
+            future = concurrent.futures.Future()
+            future.set_exception(error)
+        under_way[future] = task
+
+    try:
+        while True:
+            if broken and not under_way:
+                pool, broken = start(), False
+            if alone and not under_way:
+                submit(alone[0])
+            elif not alone and not broken:
+                for task in itertools.islice(tasks, window - len(under_way)):
+                    submit(task)
+            if not under_way:
+                return
+            done, _ = concurrent.futures.wait(under_way, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in done:
+                task, error = under_way.pop(future), future.exception()
+                suspected = bool(alone) and task is alone[0]
+                if error is None:
+                    if suspected:
+                        alone.popleft()
+                        died = 0
+                    yield task, future.result()
+                elif isinstance(error, concurrent.futures.BrokenExecutor) or type(error).__name__ == "KilledWorker":  # Dask's
+                    broken, died = True, died + suspected
+                    if not suspected:
+                        alone.extend([item] for item in task)
+                    elif died == 2:
+                        yield alone.popleft(), None
+                        died = 0
+                else:
+                    raise error
+    finally:
+        for future in under_way:
+            future.cancel()
+        pool.shutdown(wait=False)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Second stage, in the main process: spectrograms and VGG-Face features in batches, then the files.
 
 
-def is_silent(waveform: np.ndarray) -> bool:
-    """Tell whether a clip, float32 (CLIP_SAMPLES,), is silent as REASONS has it."""
-    import librosa
-
-    loud = librosa.effects.split(waveform, top_db=SILENCE_DB, ref=1.0)  # (n, 2), first and last sample
-    return (loud[:, 1] - loud[:, 0]).sum() < MIN_SOUND_SECONDS * SAMPLE_RATE
-
-
-def finish(batch: list[Extract], data: Path, embed) -> dict[str, str]:
+def finish(batch: list[Extract], data: Path, networks: concurrent.futures.Future) -> tuple[list[Line], collections.Counter]:
     """Turn extracts into files under `data`.
 
     Args:
-        batch: at least one.
-        embed: function from uint8 (B, FACE_SIZE, FACE_SIZE, 3) to float32 (B, D), or None: the extracts have features.
+        batch: 1 to BATCH.
+        networks: what `load_networks` returns.
 
     Returns:
-        Each clip's status, "ready" or "silent".
+        Their lines for the manifest, and the time taken by each stage, in s.
     """
     import model
 
-    status = {}
-    waveforms = np.stack([extract.waveform for extract in batch]).astype(np.float32) / 32768  # (B, CLIP_SAMPLES)
-    spectrograms = model.spectrogram(waveforms).numpy().astype(np.float16)  # (B, N_FRAMES, N_BINS, 2)
-    embeddings = embed(np.stack([extract.face for extract in batch])) if embed else [extract.embedding for extract in batch]
-    for extract, waveform, spectrogram, embedding in zip(batch, waveforms, spectrograms, embeddings):
-        if is_silent(waveform):
-            status[extract.clip] = "silent"
-            continue
-        utils.save_array(utils.spectrogram_path(data, extract.clip), spectrogram)
-        with utils.replacing(utils.face_path(data, extract.clip)) as temporary:
+    embed, busy = networks.result(), collections.Counter()
+    with timed(busy, "spectrogram"):
+        speech = [media.speech_seconds(extract.waveform) for extract in batch]
+        # The networks are always shown BATCH clips: in another number of rows the last bit may round differently.
+        filled = (batch * BATCH)[:BATCH]
+        waveforms = np.stack([np.resize(extract.waveform, CLIP_SAMPLES) for extract in filled])  # shorter ones repeated
+        waveforms = waveforms.astype(np.float32) / 32768  # (BATCH, CLIP_SAMPLES)
+        spectrograms = model.spectrogram(waveforms).numpy().astype(np.float16)  # (BATCH, N_FRAMES, N_BINS, 2)
+    embeddings = [extract.embedding for extract in batch]
+    if embed:
+        with timed(busy, "embed"):
+            embeddings = embed(np.stack([extract.face for extract in filled]))  # (BATCH, D)
+    lines = []
+    with timed(busy, "write"):
+        for extract, seconds, spectrogram, embedding in zip(batch, speech, spectrograms, embeddings):
+            clip = extract.line.clip
+            if seconds < media.MIN_SPEECH_SECONDS:
+                lines.append(Line(clip, "silent", f"{seconds:.2f} s", extract.line.face_model, extract.line.detector))
+                continue
             jpeg = cv2.imencode(".jpg", extract.face[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]  # OpenCV wants BGR
-            temporary.write_bytes(jpeg.tobytes())
-        utils.save_array(utils.embedding_path(data, extract.clip), embedding)
-        status[extract.clip] = "ready"
-    return status
+            sizes = {
+                "spectrogram_bytes": utils.save_array(utils.spectrogram_path(data, clip), spectrogram),
+                "embedding_bytes": utils.save_array(utils.embedding_path(data, clip), embedding),
+                "face_bytes": utils.save_bytes(utils.face_path(data, clip), jpeg.tobytes()),
+            }
+            lines.append(dataclasses.replace(extract.line, speech_seconds=round(seconds, 2), **sizes))
+    return lines, busy
 
 
-def is_ready(data: Path, clip: str, face_model: str) -> bool:
-    """Tell whether a clip's three files are there, with a feature of this face model."""
-    if not (utils.spectrogram_path(data, clip).exists() and utils.face_path(data, clip).exists()):
-        return False
-    try:
-        utils.load_array(utils.embedding_path(data, clip), np.float32, (FEATURE_SIZE[face_model],))
-    except (InputError, FileNotFoundError):
-        return False
-    return True
+# ----------------------------------------------------------------------------------------------------------------------
+# The run.
 
 
-def open_manifest(data: Path):
-    """Open <data>/manifest.csv for more lines; a line cut short by a kill is ended first."""
-    data.mkdir(parents=True, exist_ok=True)
-    manifest = open(data / "manifest.csv", "a+", newline="", encoding="utf-8")  # noqa: SIM115, the caller closes it
-    if manifest.tell() > 0:
-        manifest.seek(manifest.tell() - 1)
-        if manifest.read() != "\n":
-            manifest.write("\n")
-    return manifest
+def settled(data: Path, clip: str, line, face_model: str, detector: str, retry) -> str | None:
+    """Return the status of a clip that needs nothing more, by its line in the manifest; None for one that is to be tried."""
+    if line.status == "ready":
+        sizes = [getattr(line, column) for column in SIZES]
+        return "ready" if line.face_model == face_model and is_ready(data, clip, sizes) else None
+    if line.status not in REASONS or line.status in RETRIED or line.status in retry:
+        return None
+    if line.status in media.FACE_REASONS and detector == "cnn" and line.detector == "hog":
+        return None
+    return line.status
 
 
-def in_parallel(pool, function, items, window: int):
-    """Yield function(item) of each item, as they end, with at most `window` of them under way in the pool."""
-    items, under_way = iter(items), set()
-    while True:
-        under_way |= {pool.submit(function, item) for item in itertools.islice(items, window - len(under_way))}
-        if not under_way:
-            return
-        done, under_way = concurrent.futures.wait(under_way, return_when=concurrent.futures.FIRST_COMPLETED)
-        for future in done:
-            yield future.result()
+def load_networks(face_model: str):
+    """Start TensorFlow.
 
+    Returns:
+        A function from faces, uint8 (B, FACE_SIZE, FACE_SIZE, 3), to features, float32 (B, D); or None for "dlib", whose
+        features the workers make.
+    """
+    import model
 
-def count_rows(path: Path) -> int:
-    """Count the lines of a file, without holding it in memory."""
-    with open(path, "rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    return model.face_embedder() if face_model == "vggface" else None
 
 
 @utils.reporting_errors
 def main(argv=None) -> int:
     options = utils.parse_options(Options, __doc__, argv)
-    if not options.csv.is_file():
-        raise InputError(f"{options.csv}: expected AVSpeech's csv, found no such file; the README says where to get it")
-    n_rows = min(count_rows(options.csv), options.limit or sys.maxsize)
-    rows = read_rows(options.csv, options.limit)
-    rows = itertools.chain([next(rows)], rows)  # a wrong csv is told before anything starts
-    embed = None
-    if options.face_model == "vggface":
-        import model
+    for path, what in ((options.csv, "AVSpeech's csv"), (options.cookies, "a file of cookies")):
+        if path and not path.is_file():
+            raise InputError(f"{path}: expected {what}, found no such file; the README says where to get it")
+    manner = fetch.Manner(
+        options.url_template,
+        options.sleep,
+        options.bytes_per_second(),
+        options.cookies and options.cookies.read_text(encoding="utf-8"),
+        options.proxy,
+    )
+    work = Work((options.videos or options.data / "videos").absolute(), options.detector, options.face_model, manner)
+    shard, n_shards = map(int, options.shard.split("/"))
 
-        embed = model.face_embedder()
+    with concurrent.futures.ThreadPoolExecutor(1) as finisher:
+        ids, rows = read_rows(options.csv, options.limit)
+        manifest = read_manifest(options.data)
+        if n_shards > 1:
+            mine = np.array([shard_of(video_id, n_shards) == shard for video_id in ids] + [shard == 1])
+            rows = rows[mine[rows.video]]  # a line without id has the position -1, the last
+        networks = finisher.submit(load_networks, options.face_model)  # while the workers begin
+        start, window = functools.partial(start_pool, options.workers), TASKS_PER_WORKER * options.workers
+        if options.scheduler:
+            client, n_threads = connect(options.scheduler)
+            start, window = functools.partial(client.get_executor, pure=False), TASKS_PER_WORKER * n_threads
+        try:
+            return run(options, work, ids, rows, manifest, networks, start, window, finisher)
+        finally:
+            for worker in multiprocessing.active_children():  # after Ctrl-C, say, one may be waiting for its turn to fetch
+                worker.terminate()
 
-    counts = collections.Counter()  # of statuses
-    with open_manifest(options.data) as manifest, tqdm(desc="preprocess", total=n_rows, unit="row") as progress:
-        lines = csv.writer(manifest, lineterminator="\n")
 
-        def record(clip, status, detail=""):
-            lines.writerow((clip, status, options.face_model, detail))
-            count(status)
+def run(options, work: Work, ids, rows: pd.DataFrame, manifest: pd.DataFrame, networks, start, window: int, finisher) -> int:
+    """Do what is to be done of the rows, and say what came of it. Returns the exit code."""
+    started, busy = time.perf_counter(), collections.Counter()
+    counts, n_before = collections.Counter(), 0  # of statuses
+    progress = tqdm(desc="preprocess", total=len(rows), unit="row")
 
-        def count(status):
-            counts[status] += 1
-            progress.update()
+    def record(lines):
+        append_lines(options.data, lines)
+        count(line.status for line in lines)
 
-        def rows_to_do():
-            seen = set()
-            for number, values in enumerate(rows, 1):
-                try:
-                    row = parse_row(values)
-                except Skip as skip:
-                    record(f"row {number}", skip.reason)
-                    continue
-                if row.clip in seen:
-                    count("duplicate")
-                elif is_ready(options.data, row.clip, options.face_model):
-                    count("ready before")
+    def count(statuses):
+        n = counts.total()
+        counts.update(statuses)
+        progress.update(counts.total() - n)
+
+    def rows_to_do():
+        nonlocal n_before
+        bad = rows[rows.problem > 0]
+        names = [f"{options.csv.name} line {line}" for line in bad.line]
+        known = manifest.status.reindex(hash_names(names)).tolist()
+        record([Line(name, "bad-row", PROBLEMS[p]) for name, p, was in zip(names, bad.problem, known) if was != "bad-row"])
+        count("bad-row" for was in known if was == "bad-row")
+        sound = rows[rows.problem == 0]
+        duplicate = sound.assign(start=sound.start.round(6), end=sound.end.round(6)).duplicated(["video", "start", "end"])
+        count("duplicate" for _ in range(duplicate.sum()))
+        for piece in in_order_of_videos(ids, sound[~duplicate]):
+            known = manifest.reindex(hash_names([row.clip for row in piece]))
+            for row, line in zip(piece, known.itertuples()):
+                status = settled(options.data, row.clip, line, options.face_model, options.detector, options.retry)
+                if status:
+                    n_before += status == "ready"
+                    count([status])
                 else:
                     yield row
-                seen.add(row.clip)
 
-        def finish_batch():
-            for clip, status in finish(batch, options.data, embed).items():
-                record(clip, status)
-            manifest.flush()
-            batch.clear()
+    def tasks():
+        for _, of_video in itertools.groupby(rows_to_do(), key=lambda row: row.video_id):
+            while task := list(itertools.islice(of_video, SEGMENTS_PER_TASK)):
+                yield task
 
-        work = functools.partial(
-            extract,
-            videos=options.videos or options.data / "videos",
-            detector=options.detector,
-            face_model=options.face_model,
-            url_template=options.url_template,
-        )
-        batch = []
-        pool = start_pool(options.workers)
-        try:
-            for result in in_parallel(pool, work, rows_to_do(), options.workers * WINDOW_PER_WORKER):
-                if isinstance(result, Extract):
-                    batch.append(result)
+    finishing, batch, batch_finished, bot_check = collections.deque(), [], started, None
+
+    def collect(at_most):
+        while len(finishing) > at_most or (finishing and finishing[0].done()):
+            lines, seconds = finishing.popleft().result()
+            busy.update(seconds)
+            record(lines)
+
+    def finish_batch():
+        nonlocal batch_finished
+        batch_finished = time.perf_counter()
+        finishing.append(finisher.submit(finish, list(batch), options.data, networks))
+        batch.clear()
+
+    with progress:
+        for task, result in in_parallel(start, functools.partial(extract, work=work), tasks(), window):
+            if networks.done():
+                networks.result()  # raises what keeps them from starting
+            if result is None:
+                record([Line(row.clip, "crashed", "", options.face_model, options.detector) for row in task])
+                continue
+            results, seconds = result
+            busy.update(seconds)
+            for extract_or_line in results:
+                if isinstance(extract_or_line, Extract):
+                    batch.append(extract_or_line)
                     if len(batch) == BATCH:
                         finish_batch()
                 else:
-                    record(*result)
-            if batch:
+                    record([extract_or_line])
+                    if extract_or_line.status == "bot-check":
+                        bot_check = extract_or_line
+            if batch and time.perf_counter() > batch_finished + BATCH_SECONDS:
                 finish_batch()
-        except concurrent.futures.process.BrokenProcessPool:
-            raise InputError(
-                "a worker process died, out of memory? what is written stays; go on with fewer --workers"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+            collect(at_most=2)
+            if bot_check:
+                break
+        if batch:
+            finish_batch()
+        collect(at_most=0)
 
-    n_before = counts.pop("ready before", 0)
-    n_ready = counts.pop("ready", 0) + n_before
-    reasons = ", ".join(f"{reason} {n}" for reason, n in counts.most_common())
+    if busy:
+        shares = ", ".join(f"{stage} {busy[stage] / busy.total():.0%}" for stage in STAGES)
+        n, seconds = counts["ready"] - n_before, time.perf_counter() - started
+        print(f"preprocess: {n} clips in {seconds:.1f} s; share of the work: {shares}", file=sys.stderr)
+    return summarise(options, counts, n_before, len(rows), bot_check)
+
+
+def summarise(options, counts: collections.Counter, n_before: int, n_rows: int, bot_check: Line | None) -> int:
+    """Say what became of the rows. Returns the exit code; raises InputError for a run that stopped or made nothing."""
+    skipped = counts - collections.Counter(ready=counts["ready"])
+    reasons = ", ".join(f"{reason} {n}" for reason, n in skipped.most_common())
+    not_reached = n_rows - counts.total()
     print(
-        f"preprocess: {n_ready + counts.total()} rows, {n_ready} clips ready ({n_before} of them before), "
-        f"{counts.total()} skipped" + (f" ({reasons})" if reasons else "")
+        f"preprocess: {n_rows} rows, {counts['ready']} clips ready ({n_before} of them before), {skipped.total()} skipped"
+        + (f" ({reasons})" if reasons else "")
+        + (f", {not_reached} not reached" if not_reached else "")
     )
-    if n_ready == 0:
+    if bot_check:
         raise InputError(
-            f"{options.csv}: expected at least one row to make a clip, found none; {options.data / 'manifest.csv'} says why"
+            f"{bot_check.clip}: expected a video, found the question whether you are a robot; wait some hours, or pass the "
+            "--cookies of a browser in which you have answered it; then the same command goes on from here"
+        )
+    if counts["ready"] == 0:
+        raise InputError(
+            f"{options.csv}: expected at least one row to make a clip, found none; {manifest_path(options.data)} says why"
         )
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    import preprocess  # by this name Dask's workers find what they are sent, rather than as __main__
+
+    raise SystemExit(preprocess.main())

@@ -195,16 +195,37 @@ def replacing(path: Path):
         temporary.unlink(missing_ok=True)
 
 
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Write one array as a pickle, whole or not at all."""
+def save_bytes(path: Path, content: bytes) -> int:
+    """Write a file, whole or not at all. Returns its size in bytes."""
     with replacing(path) as temporary:
-        temporary.write_bytes(pickle.dumps(array, protocol=4))  # one protocol for all Pythons: the same bytes everywhere
+        temporary.write_bytes(content)
+    return len(content)
+
+
+def save_array(path: Path, array: np.ndarray) -> int:
+    """Write one array as a pickle, whole or not at all. Returns the file's size in bytes."""
+    return save_bytes(path, pickle.dumps(array, protocol=4))  # one protocol for all Pythons: the same bytes everywhere
 
 
 def write_json(path: Path, values: dict) -> None:
     """Write a dictionary as JSON, whole or not at all; paths become text."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def stderr_to(path: Path):
+    """Send what this process and its children write to stderr to a file while the block runs."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(path, "ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 class _Dtype:
@@ -274,32 +295,35 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def load_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """Read one array from a pickle.
+    """Read one array of floats from a pickle.
 
     Args:
-        path: the pickle.
-        dtype: the dtype that it must have.
-        shape: the shape that it must have.
+        path: the pickle. The original project's are read too: another float dtype, or more axes of length 1, are converted.
+        dtype: the float dtype that the array is to have.
+        shape: the shape that it is to have.
 
     Returns:
         The array.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        InputError: if the file is no pickle of one plain array, or its dtype or shape is another.
+        InputError: if the file is no pickle of one plain array, or the array is another.
     """
-    expected = f"{np.dtype(dtype)} {shape}"
+    expected = f"{np.dtype(dtype)} {tuple(shape)}"
     content = Path(path).read_bytes()
     try:
         array = _ArrayUnpickler(content).load().array
     except Exception as error:  # broken bytes may make the unpickler raise anything
         raise InputError(f"{path}: expected a pickle of {expected}, found {error}; delete it, rerun preprocess.py") from error
-    if array.dtype != dtype or array.shape != tuple(shape):
+    same_axes = [n for n in array.shape if n != 1] == [n for n in shape if n != 1]
+    if array.dtype.kind != "f" or not same_axes:
         raise InputError(
             f"{path}: expected {expected}, found {array.dtype} {array.shape}; "
             "made with another --face-model? rerun preprocess.py"
         )
-    return array
+    if array.dtype != dtype and not (np.abs(array) <= np.finfo(dtype).max).all():
+        raise InputError(f"{path}: expected {expected}, found numbers that it cannot hold; delete it, rerun preprocess.py")
+    return array.astype(dtype, copy=False).reshape(shape)
 
 
 def load_embedding(data: Path, clip: str, feature_size: int) -> np.ndarray:

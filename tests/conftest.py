@@ -1,11 +1,14 @@
 """What the tests share: a seeded generator, a tone, synthetic people and a tiny data set made of them."""
 
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import hypothesis
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -16,6 +19,11 @@ hypothesis.settings.register_profile("no deadline", deadline=None)  # machines p
 hypothesis.settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parent.parent
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def ffmpeg(*arguments):
+    subprocess.run([FFMPEG, "-v", "error", "-nostdin", "-y", *map(str, arguments)], check=True)
 
 
 @pytest.fixture
@@ -62,3 +70,32 @@ def demo_data(demo_clips, tmp_path_factory):
     arguments = ["--csv", demo_clips / "avspeech_demo.csv", "--videos", demo_clips / "videos", "--data", data]
     assert preprocess.main([*map(str, arguments), "--face-model", "dlib"]) == 0
     return data
+
+
+@pytest.fixture(scope="session")
+def counting_video(tmp_path_factory):
+    """12 s at 25 frames a second: the grey says the second, the sound a tone of 200 + 100 * (second) Hz."""
+    path = tmp_path_factory.mktemp("video") / "counting.mp4"
+    grey = "geq=lum='16+15*floor(T)':cb=128:cr=128"
+    tone = "aevalsrc=0.3*sin(2*PI*(200+100*floor(t))*t):s=44100:d=12"
+    video = f"color=black:s=320x240:r=25:d=12,format=yuv420p,{grey}"
+    ffmpeg("-f", "lavfi", "-i", video, "-f", "lavfi", "-i", tone, "-c:v", "libx264", "-g", 250, "-c:a", "aac", path)
+    return path
+
+
+def second_shown(frame):
+    return round((float(frame[..., 1].mean()) * 219 / 255) / 15, 1)
+
+
+def loudest_hertz(samples):
+    return np.abs(np.fft.rfft(samples)).argmax() * SAMPLE_RATE / len(samples)
+
+
+def die_of(items, deadly, folder):
+    """Return the items, doubled; die of a deadly one, and of a sick one the first time."""
+    for item in items:
+        marker = folder / f"seen-{item}"
+        if item in deadly or (item % 10 == 0 and not marker.exists()):
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return [2 * item for item in items]

@@ -1,39 +1,44 @@
+import concurrent.futures
 import csv
 import functools
-import http.server
+import itertools
+import json
 import math
 import os
-import re
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import cv2
-import imageio_ffmpeg
 import librosa
 import numpy as np
+import pandas as pd
+import psutil
 import pytest
-from conftest import ROOT
+from conftest import FFMPEG, ROOT, die_of
+from test_fetch import Server
 
+import fetch
+import media
 import model
 import preprocess
 import utils
-from preprocess import Skip
 from utils import InputError
 
-FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
-
-def ffmpeg(*arguments):
-    subprocess.run([FFMPEG, "-v", "error", "-nostdin", "-y", *map(str, arguments)], check=True)
+def lines_of(data):
+    """Return the last line of each clip in the manifest, a dictionary by column."""
+    with open(data / "manifest.csv", newline="") as file:
+        return {line["clip"]: line for line in csv.DictReader(file)}
 
 
 def statuses(data):
     """Return the last status of each clip in the manifest."""
-    with open(data / "manifest.csv", newline="") as file:
-        return {clip: status for clip, status, *_ in csv.reader(file)}
+    return {clip: line["status"] for clip, line in lines_of(data).items()}
 
 
 def contents(data):
@@ -42,68 +47,139 @@ def contents(data):
     return {str(path.relative_to(data)): path.read_bytes() for path in files}
 
 
+def write_csv(path, *rows):
+    path.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    return path
+
+
 # ---------------------------------------------------------------- the csv
 
 
-def test_a_row_of_avspeech():
-    row = preprocess.parse_row(("-1nRm4tQL0A", "24.76", "29.96", "0.5", "0.25"))
-    assert row == preprocess.Row("-1nRm4tQL0A_024.760000-029.960000", "-1nRm4tQL0A", 24.76, 29.96, 0.5, 0.25)
+def sound_rows(path, limit=None):
+    """Return the sound rows of a csv, a list of Row, and the problems of the others, by line."""
+    ids, rows = preprocess.read_rows(path, limit)
+    bad = rows[rows.problem > 0]
+    good = itertools.chain.from_iterable(preprocess.in_order_of_videos(ids, rows[rows.problem == 0]))
+    return list(good), {int(line): preprocess.PROBLEMS[problem] for line, problem in zip(bad.line, bad.problem)}
+
+
+def test_a_row_of_avspeech(tmp_path):
+    rows, bad = sound_rows(write_csv(tmp_path / "a.csv", ("-1nRm4tQL0A", "24.76", "29.96", "0.5", "0.25")))
+    assert rows == [preprocess.Row("-1nRm4tQL0A_024.760000-029.960000", "-1nRm4tQL0A", 24.76, 29.96, 0.5, 0.25)]
+    assert bad == {}
 
 
 @pytest.mark.parametrize(
-    "values",
+    "line, said",
     [
-        ("../../etc/passwd", "1", "2", "0.5", "0.5"),
-        ("", "1", "2", "0.5", "0.5"),
-        ("abc", "2", "2", "0.5", "0.5"),
-        ("abc", "-1", "2", "0.5", "0.5"),
-        ("abc", "1", "inf", "0.5", "0.5"),
-        ("abc", "nan", "2", "0.5", "0.5"),
-        ("abc", "1", "2", "1.97", "0.5"),
-        ("abc", "1", "2", "0.5", "nan"),
-        ("abc", "start", "end", "x", "y"),
-        ("abc\n", "1", "2", "0.5", "0.5"),
+        (b"../../etc/passwd,1,2,0.5,0.5", "expected an id"),
+        (b"--exec=touch x,1,2,0.5,0.5", "expected an id"),
+        (b",1,2,0.5,0.5", "expected an id"),
+        (b"a\0c,1,2,0.5,0.5", "expected an id"),
+        (b"abc\xff,1,2,0.5,0.5", "expected an id"),
+        (b'"abc",1,2,0.5,0.5', "expected an id"),
+        (b"a" * 10_000_000 + b",1,2,0.5,0.5", "expected an id"),
+        (b"abc,2,2,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,3,2,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,-1,2,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,1,inf,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,nan,2,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,NaN,2,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,,2,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,1,2\0,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,1:30,2,0.5,0.5", "expected 0 <= start < end"),
+        (b"YouTube ID,start,end,X,Y", "expected"),
+        (b"abc,1,2,1.97,0.5", "expected a face centre"),
+        (b"abc,1,2,0.5,-0.1", "expected a face centre"),
+        (b"abc,1,2,0.5,nan", "expected a face centre"),
+        (b"abc,1,2,0.5", "expected a face centre"),
+        (b"abc,1", "expected 0 <= start < end"),
+        (b"abc", "expected 0 <= start < end"),
+        (b"abc,1,2,0.5,0.5,0.5", "expected five values"),
+        (b"," * 10_000_000, "expected five values"),
     ],
-    ids=str,
+    ids=lambda value: str(value[:30]),
 )
-def test_bad_rows(values):
-    with pytest.raises(Skip, match="bad-row"):
-        preprocess.parse_row(values)
-
-
-def test_rows_are_read_as_text_with_or_without_bom_and_crlf(tmp_path):
+def test_a_bad_row_is_told_and_spoils_no_other(line, said, tmp_path):
     path = tmp_path / "a.csv"
-    path.write_bytes(b"\xef\xbb\xbf-a,1.50,2,0.5,0.5\r\nNA,3,4,0.5,0.5\r\n\r\nc,5,6,0.5,0.5\r\n")
-    rows = list(preprocess.read_rows(path, None))
-    assert rows == [("-a", "1.50", "2", "0.5", "0.5"), ("NA", "3", "4", "0.5", "0.5"), ("c", "5", "6", "0.5", "0.5")]
-    assert list(preprocess.read_rows(path, 1)) == rows[:1]
+    for number in (2, 1):
+        lines = [b"one,1,2,0.5,0.5", b"two,1,2,0.5,0.5"]
+        lines.insert(number - 1, line)
+        path.write_bytes(b"\n".join(lines) + b"\n")
+        if number == 1 and line.count(b",") != 4:
+            continue  # a first line of another length makes another csv, tested below
+        rows, bad = sound_rows(path)
+        assert [row.video_id for row in rows] == ["one", "two"]
+        assert list(bad) == [number] and bad[number].startswith(said)
 
 
-def test_a_line_with_too_few_or_too_many_values_spoils_no_other(tmp_path, capsys):
-    (tmp_path / "a.csv").write_text('a,1,2,0.5,0.5\nb,1,2\n"c,1,2,0.5,0.5\nd,1,2,0.5,0.5,0.5\ne,1,2,0.5,0.5\n')
-    rows = list(preprocess.read_rows(tmp_path / "a.csv", None))
-    assert "a.csv: 1 lines left out; Skipping line 4: expected 5 fields, saw 6" in capsys.readouterr().err
-    assert [row[0] for row in rows] == ["a", "b", '"c', "e"]
-    for row in rows[1:3]:
-        with pytest.raises(Skip, match="bad-row"):
-            preprocess.parse_row(row)
+def test_bom_crlf_blank_lines_and_ids_like_na(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"\xef\xbb\xbf-a,1.50,2,0.5,0.5\r\nNA,3,4,0.5,0.5\r\n\r\nnan,5,6,0.5,1e-1\r\n")
+    rows, bad = sound_rows(path)
+    assert [(row.video_id, row.start, row.y) for row in rows] == [("-a", 1.5, 0.5), ("NA", 3, 0.5), ("nan", 5, 0.1)]
+    assert bad == {}
+    assert [row.video_id for row in sound_rows(path, 1)[0]] == ["-a"]
+
+
+def test_the_limit_is_of_lines(tmp_path):
+    rows = [(f"v{i}", 1, 2, 0.5, 0.5) for i in range(10)]
+    rows[2] = (*rows[2], 0.5)
+    rows[4] = ("v4", 1, 2, 0.5, 5)
+    good, bad = sound_rows(write_csv(tmp_path / "a.csv", *rows), 6)
+    assert [row.video_id for row in good] == ["v0", "v1", "v3", "v5"] and list(bad) == [3, 5]
+
+
+def test_rows_come_by_video_in_the_order_of_their_first_rows(tmp_path):
+    rows = [("b", 1, 2), ("a", 1, 2), ("b", 0, 1), ("c", 1, 2), ("a", 5, 6)]
+    path = write_csv(tmp_path / "a.csv", *((*row, 0.5, 0.5) for row in rows))
+    assert [(row.video_id, row.start) for row in sound_rows(path)[0]] == [("b", 1), ("b", 0), ("a", 1), ("a", 5), ("c", 1)]
+
+
+def test_a_csv_of_two_and_a_half_million_rows(tmp_path):
+    """In bounded time and memory: measured in a process of its own."""
+    rng = np.random.default_rng(0)
+    start = rng.uniform(0, 600, 260_000)
+    ids = np.char.add("video", rng.integers(0, 270_000, len(start)).astype(str))
+    frame = pd.DataFrame({"id": ids, "start": start, "end": start + 5.2, "x": 0.5, "y": 0.5})
+    text = frame.to_csv(header=False, index=False, float_format="%.6f")
+    (tmp_path / "a.csv").write_text(text * 10)
+    code = (
+        "import sys, time, resource, preprocess; from pathlib import Path; import psutil\n"
+        "before = psutil.Process().memory_info().rss; started = time.time()\n"
+        "ids, rows = preprocess.read_rows(Path(sys.argv[1]))\n"
+        "first = next(preprocess.in_order_of_videos(ids, rows))\n"
+        "grown = psutil.Process().memory_info().rss - before\n"
+        "print(len(rows), len(ids), len(first), time.time() - started, grown)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.csv"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    n_rows, n_ids, n_first, seconds, grown = map(float, done.stdout.split())
+    assert (n_rows, n_ids, n_first) == (2_600_000, len(set(ids)), 10_000)
+    assert seconds < 30  # 3 s on an idle machine
+    assert grown < 600e6  # 230 bytes a row; as Python objects they take a gigabyte
 
 
 @pytest.mark.parametrize(
     "content, said",
     [
-        (b"a,1,2,0.5\n", "expected five columns, video_id, start, end, x, y, found 4"),
-        (b"0,a,1,2,0.5,0.5\n", "found 6"),
+        (b"a,1,2,0.5\n", "expected a csv of five columns, video_id, start, end, x, y, found 4"),
+        (b"0,a,1,2,0.5,0.5\n1,b,1,2,0.5,0.5\n", "found 6"),
         (b"", "expected a csv of five columns"),
         (b"\xff\xfe\x00\x01", "expected a csv of five columns"),
+        (b"\x00\x00\x00 ftypisom" + bytes(range(256)) * 50, "expected a csv of five columns"),
+        ("a,1,2,0.5,0.5\n".encode("utf-16"), "expected"),
     ],
+    ids=["4", "6", "empty", "binary", "mp4", "utf-16"],
 )
-def test_another_file_is_told_before_anything_starts(content, said, tmp_path, capsys):
+def test_another_file_is_told_in_a_line_and_makes_nothing(content, said, tmp_path, capsys):
     (tmp_path / "a.csv").write_bytes(content)
-    assert preprocess.main(["--csv", str(tmp_path / "a.csv"), "--data", str(tmp_path / "data")]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {tmp_path / 'a.csv'}: ") and said in error and error.count("\n") == 1
-    assert not (tmp_path / "data").exists()
+    arguments = ["--csv", tmp_path / "a.csv", "--data", tmp_path / "data", "--face-model", "dlib"]
+    assert preprocess.main([*map(str, arguments)]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {tmp_path / 'a.csv'}: ") and said in error
+    assert not (tmp_path / "data" / "spectrograms").exists()
 
 
 def test_no_csv(tmp_path, capsys):
@@ -111,207 +187,98 @@ def test_no_csv(tmp_path, capsys):
     assert "a.csv: expected AVSpeech's csv, found no such file" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------- boxes and crops
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--shard", "0/4"),
+        ("--shard", "5/4"),
+        ("--shard", "a"),
+        ("--rate", "fast"),
+        ("--rate", "0"),
+        ("--sleep", "-1"),
+        ("--url-template", "http://x/"),
+        ("--retry", "no-reason"),
+        ("--workers", "0"),
+        ("--limit", "0"),
+    ],
+    ids=" ".join,
+)
+def test_bad_options(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        preprocess.main(["--csv", "a.csv", *arguments])
+    assert ended.value.code == 2 and arguments[0] in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_face_nearest_to_the_speakers_centre_is_taken():
-    left, right = (10, 50, 50, 10), (10, 350, 50, 310)
-    assert preprocess.nearest_box([left, right], 300, 30) == right
-    assert preprocess.nearest_box([left, right], 100, 30) == left
+@pytest.mark.parametrize(
+    "rate, expected", [(None, None), ("500", 500), ("500K", 512_000), ("1.5M", 1.5 * 2**20), ("1G", 2**30)]
+)
+def test_rates(rate, expected):
+    assert preprocess.Options(Path("a.csv"), rate=rate).bytes_per_second() == expected
 
 
-def test_two_people_in_a_frame(make_demo):
-    one, other = (
-        make_demo.draw_faces(make_demo.Person(*np.full(11, level)), [(0.2, 1)], centre, 0)[0]
-        for level, centre in ((0.2, (160, 175)), (0.8, (480, 175)))
+def test_every_video_is_in_one_shard():
+    shards = [preprocess.shard_of(f"video{i}", 8) for i in range(8000)]
+    assert set(shards) == set(range(1, 9)) and min(map(shards.count, range(1, 9))) > 850
+    assert [preprocess.shard_of(video_id, 8) for video_id in ("-1nRm4tQL0A", "abc", "")] == [8, 3, 5]  # for ever
+
+
+# ---------------------------------------------------------------- the manifest
+
+
+def test_lines_come_back_the_last_one_of_a_clip(tmp_path):
+    first = preprocess.Line("a_1", "network", 'said "x, y"\r\nand more\0', "dlib", "hog")
+    ready = preprocess.Line("a_1", "ready", "", "dlib", "hog", 0, 1, 2, 3, 4, 5, 5.5, 614910, 663, 9000)
+    preprocess.append_lines(tmp_path, [first, preprocess.Line("b_1", "no-face", "", "dlib", "hog")])
+    preprocess.append_lines(tmp_path, [ready])
+    assert (tmp_path / "manifest.csv").read_text().splitlines() == [
+        ",".join(preprocess.MANIFEST_COLUMNS),
+        "a_1,network,said x y and more ,dlib,hog" + "," * 10,
+        "b_1,no-face,,dlib,hog" + "," * 10,
+        "a_1,ready,,dlib,hog,0,1,2,3,4,5,5.5,614910,663,9000",
+    ]
+    manifest = preprocess.read_manifest(tmp_path)
+    assert len(manifest) == 3  # with the header, which is the line of no clip
+    known = manifest.reindex(preprocess.hash_names(["b_1", "a_1", "c_1"]))
+    assert known.status.tolist()[:2] == ["no-face", "ready"] and pd.isna(known.status.iloc[2])
+    assert known[[*preprocess.SIZES]].iloc[1].tolist() == [614910, 663, 9000]
+
+
+def test_without_a_manifest_nothing_is_known(tmp_path):
+    assert preprocess.read_manifest(tmp_path).reindex(preprocess.hash_names(["a"])).status.isna().all()
+
+
+def test_a_manifest_cut_at_any_byte_is_read_and_goes_on(tmp_path):
+    preprocess.append_lines(
+        tmp_path, [preprocess.Line(f"clip_{i}", "ready", "", "dlib", "hog", 0, *range(8)) for i in range(3)]
     )
-    frame = np.hstack([one[:, :320], other[:, 320:]])
-    for x, side in ((0.25, 0), (0.75, 1)):
-        _, (_, right, _, left) = preprocess.find_face(iter([frame]), x, 0.5, "hog")
-        assert (left + right) / 2 // 320 == side
+    whole = (tmp_path / "manifest.csv").read_bytes()
+    names = preprocess.hash_names([f"clip_{i}" for i in range(5)])
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in range(len(whole) + 1):
+        for rubbish in [b"", b"\0" * 7][: 1 + (cut % 10 == 0)]:  # a machine that lost its power may leave zeros
+            (tmp_path / "manifest.csv").write_bytes(whole[:cut] + rubbish)
+            preprocess.append_lines(tmp_path, [preprocess.Line("clip_4", "no-face")])
+            known = preprocess.read_manifest(tmp_path).reindex(names)
+            complete = sum(end <= cut for end in ends) - 1
+            assert known.status.iloc[4] == "no-face"
+            assert known.status.iloc[: max(0, complete)].tolist() == ["ready"] * max(0, complete)
+            assert known.status.iloc[max(0, complete) + 1 : 4].isna().all()
 
 
-def test_frames_without_a_face_are_passed_over(make_demo):
-    empty = np.full((360, 640, 3), 90, np.uint8)
-    face = make_demo.draw_faces(make_demo.Person(*np.full(11, 0.5)), [(0.2, 1)], (320, 175), 0)[0]
-    found, _ = preprocess.find_face(iter([empty, empty, face]), 0.5, 0.5, "hog")
-    assert found is face
-    with pytest.raises(Skip, match="no-face"):
-        preprocess.find_face(iter([empty, empty]), 0.5, 0.5, "hog")
-    with pytest.raises(Skip, match="unreadable"):
-        preprocess.find_face(iter([]), 0.5, 0.5, "hog")
+def test_many_processes_append_whole_lines(tmp_path):
+    lines = [[preprocess.Line(f"clip_{i}", "ready", "x" * 200)] for i in range(400)]
+    with preprocess.start_pool(2) as pool:
+        list(pool.map(functools.partial(preprocess.append_lines, tmp_path), lines))
+    written = (tmp_path / "manifest.csv").read_text().splitlines()
+    assert sorted(line.split(",")[0] for line in written) == sorted(["clip", *(f"clip_{i}" for i in range(400))])
+    assert {line.count(",") for line in written} == {len(preprocess.MANIFEST_COLUMNS) - 1}
 
 
-def test_a_crop_is_the_box_and_its_margin(rng):
-    frame = np.zeros((400, 600, 3), np.uint8)
-    frame[100:200, 300:400] = (10, 200, 30)
-    crop = preprocess.crop_face(frame, (100, 400, 200, 300))
-    assert crop.shape == (224, 224, 3) and crop.dtype == np.uint8
-    inside = np.all(np.abs(crop.astype(int) - (10, 200, 30)) < 3, axis=2)
-    margin = 0.15 / 1.3 * 224
-    rows, columns = np.where(inside)
-    for edge in (rows.min(), columns.min(), 224 - rows.max(), 224 - columns.max()):
-        assert edge == pytest.approx(margin, abs=3)
-
-
-def test_a_crop_beyond_the_frame_repeats_the_border():
-    frame = np.full((100, 100, 3), 77, np.uint8)
-    assert (preprocess.crop_face(frame, (-20, 60, 60, -20)) == 77).all()
-
-
-# ---------------------------------------------------------------- sound and frames
-
-
-@pytest.fixture(scope="module")
-def counting_video(tmp_path_factory):
-    """12 s at 25 frames a second: frame n is grey of level 10 * (second), the sound a tone of 200 + 100 * (second) Hz."""
-    path = tmp_path_factory.mktemp("video") / "counting.mp4"
-    grey = "geq=lum='16+15*floor(T)':cb=128:cr=128"
-    tone = "aevalsrc=0.3*sin(2*PI*(200+100*floor(t))*t):s=44100:d=12"
-    video = f"color=black:s=320x240:r=25:d=12,format=yuv420p,{grey}"
-    ffmpeg("-f", "lavfi", "-i", video, "-f", "lavfi", "-i", tone, "-c:v", "libx264", "-g", 250, "-c:a", "aac", path)
-    return path
-
-
-def second_shown(frame):
-    return round((float(frame[..., 1].mean()) * 219 / 255) / 15, 1)
-
-
-def loudest_hertz(samples):
-    return np.abs(np.fft.rfft(samples)).argmax() * utils.SAMPLE_RATE / len(samples)
-
-
-def test_the_first_frame_and_then_one_a_second_are_read(counting_video):
-    frames = list(preprocess.read_frames(counting_video))
-    assert frames[0].shape == (240, 320, 3) and frames[0].dtype == np.uint8
-    assert [second_shown(frame) for frame in frames] == pytest.approx([0, 1, 2, 3, 4, 5], abs=0.3)
-
-
-def test_six_seconds_of_sound_are_read(counting_video):
-    samples = preprocess.read_sound(counting_video)
-    assert samples.shape == (utils.CLIP_SAMPLES,) and samples.dtype == np.int16
-    for second in range(6):
-        part = samples[second * 16_000 + 2000 : (second + 1) * 16_000 - 2000]
-        assert loudest_hertz(part) == pytest.approx(200 + 100 * second, abs=2)
-
-
-def test_short_sound_is_repeated(tmp_path, tone):
-    path = tmp_path / "a.wav"
-    ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.5*t/2:s=16000:d=2", path)
-    samples = preprocess.read_sound(path)
-    assert samples.shape == (utils.CLIP_SAMPLES,)
-    assert np.array_equal(samples[:32_000], samples[32_000:64_000]) and np.array_equal(samples[:32_000], samples[64_000:])
-    assert samples[31_000] == pytest.approx(0.5 * 31 / 32 * 32768, abs=20)
-
-
-def test_files_that_are_no_clips(tmp_path, counting_video):
-    (tmp_path / "text.mp4").write_text("no video")
-    (tmp_path / "empty.mp4").touch()
-    (tmp_path / "cut.mp4").write_bytes(counting_video.read_bytes()[:2000])
-    ffmpeg("-i", counting_video, "-an", "-c", "copy", tmp_path / "mute.mp4")
-    ffmpeg("-i", counting_video, "-vn", "-c", "copy", tmp_path / "blind.mp4")
-    for name in ("text", "empty", "cut"):
-        with pytest.raises(Skip, match="unreadable"):
-            preprocess.read_sound(tmp_path / f"{name}.mp4")
-        with pytest.raises(Skip, match="unreadable"):
-            list(preprocess.read_frames(tmp_path / f"{name}.mp4"))
-    with pytest.raises(Skip, match="no-sound"):
-        preprocess.read_sound(tmp_path / "mute.mp4")
-    with pytest.raises(Skip, match="unreadable"):
-        list(preprocess.read_frames(tmp_path / "blind.mp4"))
-
-
-def test_silence(tone):
-    assert preprocess.is_silent(np.zeros(utils.CLIP_SAMPLES, np.float32))
-    assert preprocess.is_silent(tone(300, 6, amplitude=1e-4))
-    assert not preprocess.is_silent(tone(300, 6, amplitude=0.05))
-    click = np.zeros(utils.CLIP_SAMPLES, np.float32)
-    click[5000:5100] = 1
-    assert preprocess.is_silent(click)
-
-
-# ---------------------------------------------------------------- fetching, with the real yt-dlp
-
-
-class RangeServer(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, with byte ranges, which ffmpeg needs to seek."""
-
-    def do_GET(self):
-        path = self.translate_path(self.path)
-        if not os.path.isfile(path):
-            self.send_error(404)
-            return
-        with open(path, "rb") as file:
-            content = file.read()
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        first, last = (int(asked[1]), int(asked[2] or len(content) - 1)) if asked else (0, len(content) - 1)
-        self.send_response(206 if asked else 200)
-        self.send_header("Content-Type", "video/mp4")
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(last + 1 - first))
-        if asked:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
-        self.end_headers()
-        if self.command == "GET":
-            try:
-                self.wfile.write(content[first : last + 1])
-            except OSError:
-                return  # ffmpeg has seen enough
-
-    do_HEAD = do_GET
-
-    def log_message(self, *_):
-        return
-
-
-@pytest.fixture
-def mirror(tmp_path):
-    """A folder, and the url template of a server on loopback that serves <id>.mp4 out of it."""
-    folder = tmp_path / "mirror"
-    folder.mkdir()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(RangeServer, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_port}/{{}}.mp4"
-        server.shutdown()
-
-
-def test_a_segment_is_fetched_and_cut_exactly(mirror, counting_video, tmp_path):
-    folder, template = mirror
-    (folder / "-video_1.mp4").write_bytes(counting_video.read_bytes())
-    row = preprocess.parse_row(("-video_1", "3", "7.5", "0.5", "0.5"))  # the only key frame before is at 0 s
-    path = tmp_path / "videos" / f"{row.clip}.mp4"
-    preprocess.fetch(row, path, template)
-    frames = list(preprocess.read_frames(path))
-    assert [second_shown(frame) for frame in frames] == pytest.approx([3, 4, 5, 6, 7], abs=0.3)
-    samples = preprocess.read_sound(path)
-    assert loudest_hertz(samples[1600:14_400]) == pytest.approx(500, abs=3)
-    seconds = imageio_ffmpeg.count_frames_and_secs(str(path))[1]
-    assert seconds == pytest.approx(4.5, abs=0.1)
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-def test_a_video_that_is_gone(mirror, tmp_path):
-    row = preprocess.parse_row(("gone", "3", "6", "0.5", "0.5"))
-    with pytest.raises(Skip, match="not-fetched") as skipped:
-        preprocess.fetch(row, tmp_path / "videos" / f"{row.clip}.mp4", mirror[1])
-    assert "HTTP Error 404" in skipped.value.detail
-    assert list((tmp_path / "videos").iterdir()) == []
-
-
-def test_from_csv_through_the_network_to_a_feature(mirror, demo_clips, tmp_path, capsys):
-    folder, template = mirror
-    source = sorted((demo_clips / "videos").iterdir())[0]
-    (folder / "abc.mp4").write_bytes(source.read_bytes())
-    (tmp_path / "a.csv").write_text("abc,0.5,4.5,0.5,0.5\ngone,1,4,0.5,0.5\nabc,4,1,0.5,0.5\nabc,0.5,4.5,0.5,0.5\n")
-    arguments = ["--csv", tmp_path / "a.csv", "--data", tmp_path / "data", "--face-model", "dlib", "--url-template", template]
-    assert preprocess.main([*map(str, arguments)]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("preprocess: 4 rows, 1 clips ready (0 of them before), 3 skipped (")
-    assert all(reason in said for reason in ("not-fetched 1", "bad-row 1", "duplicate 1"))
-    ready, gone = "abc_000.500000-004.500000", "gone_001.000000-004.000000"
-    assert statuses(tmp_path / "data") == {ready: "ready", gone: "not-fetched", "row 3": "bad-row"}
-    assert utils.ready_clips(tmp_path / "data") == [ready]
-    assert [p.name for p in (tmp_path / "data" / "videos").iterdir()] == [f"{ready}.mp4"]
+def test_reasons_are_fixed_and_documented():
+    documented = (ROOT / "README.md").read_text()
+    for reason in preprocess.REASONS:
+        assert f"| `{reason}` |" in documented, reason
+    assert set(preprocess.RETRIED) < set(preprocess.REASONS) and set(media.FACE_REASONS) < set(preprocess.REASONS)
 
 
 # ---------------------------------------------------------------- the whole
@@ -357,6 +324,22 @@ def run_preprocess(demo_clips, data, *more):
     return preprocess.main([*map(str, arguments)])
 
 
+def test_the_manifest_tells_how_a_clip_was_made(demo_data, demo_clips):
+    lines = lines_of(demo_data)
+    rows, _ = sound_rows(demo_clips / "avspeech_demo.csv")
+    for row in rows:
+        line = lines[row.clip]
+        assert (line["status"], line["detector"], line["face_model"]) == ("ready", "hog", "dlib")
+        top, right, bottom, left = (int(line[edge]) for edge in ("top", "right", "bottom", "left"))
+        assert left < row.x * 640 < right and top < row.y * 360 < bottom
+        assert int(line["face_pixels"]) == bottom - top >= media.SMALLEST_FACE
+        assert 2 < float(line["speech_seconds"]) <= min(6, row.end - row.start) + 0.05
+        sizes = [
+            path(demo_data, row.clip).stat().st_size for path in (utils.spectrogram_path, utils.embedding_path, utils.face_path)
+        ]
+        assert [int(line[column]) for column in preprocess.SIZES] == sizes
+
+
 def test_a_second_run_does_only_what_is_missing(demo_data, demo_clips, tmp_path, capsys):
     data = tmp_path / "data"
     assert run_preprocess(demo_clips, data, "--limit", 6, "--face-model", "dlib") == 0
@@ -372,6 +355,133 @@ def test_a_second_run_does_only_what_is_missing(demo_data, demo_clips, tmp_path,
     assert len(kept) == 4
     whole = contents(demo_data)
     assert all(whole[name] == content for name, content in contents(data).items())  # as of any other run
+
+
+@pytest.fixture
+def mirror(tmp_path, demo_clips):
+    """A server of videos on loopback, with two of the demo's, `one` and `two`."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    for name, source in zip(("one", "two"), sorted((demo_clips / "videos").iterdir())):
+        (folder / f"{name}.mp4").write_bytes(source.read_bytes())
+    with Server(folder) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def fetch_and_preprocess(mirror, path, data, *more):
+    arguments = ["--csv", path, "--data", data, "--face-model", "dlib", "--url-template", mirror.url_template, "--sleep", 0]
+    return preprocess.main([*map(str, [*arguments, *more])])
+
+
+def test_from_csv_through_the_network_to_a_feature(mirror, tmp_path, capsys):
+    data = tmp_path / "data"
+    path = write_csv(
+        tmp_path / "a.csv",
+        ("one", 0.5, 4.5, 0.5, 0.5),
+        ("gone", 1, 4, 0.5, 0.5),
+        ("one", 4, 1, 0.5, 0.5),
+        ("two", 1, 4, 0.5, 0.5),
+        ("one", 0.5, 4.5, 0.5, 0.5),
+        ("one", 2, 5, 0.5, 0.5),
+        ("two", 1, 4.5, 0.02, 0.02),
+    )
+    assert fetch_and_preprocess(mirror, path, data) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("preprocess: 7 rows, 3 clips ready (0 of them before), 4 skipped (")
+    assert all(f"{reason} 1" in said.out for reason in ("removed", "bad-row", "duplicate", "speaker-not-found"))
+    assert "preprocess: 3 clips in " in said.err and "share of the work: fetch " in said.err
+    ready = ["one_000.500000-004.500000", "one_002.000000-005.000000", "two_001.000000-004.000000"]
+    assert statuses(data) == {
+        **dict.fromkeys(ready, "ready"),
+        "two_001.000000-004.500000": "speaker-not-found",
+        "gone_001.000000-004.000000": "removed",
+        "a.csv line 3": "bad-row",
+    }
+    assert utils.ready_clips(data) == ready
+    assert {path.stem for path in (data / "videos").iterdir()} == {*ready, "two_001.000000-004.500000"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", "data", "mirror"}
+
+
+def test_a_rerun_tries_what_may_pass_and_leaves_the_rest(mirror, tmp_path, capsys):
+    data = tmp_path / "data"
+    path = write_csv(tmp_path / "a.csv", ("one", 1, 4, 0.5, 0.5), ("gone", 1, 4, 0.5, 0.5), ("x!", 1, 4, 0.5, 0.5))
+    mirror.answers["one"] = [403] * 2
+    assert fetch_and_preprocess(mirror, path, data) == 1
+    one, gone = "one_001.000000-004.000000", "gone_001.000000-004.000000"
+    assert statuses(data) == {one: "forbidden", gone: "removed", "a.csv line 3": "bad-row"}
+    mirror.answers.clear()
+    mirror.requests.clear()
+    assert fetch_and_preprocess(mirror, path, data) == 0
+    assert {name for name, *_ in mirror.requests} == {"one"}
+    assert statuses(data) == {one: "ready", gone: "removed", "a.csv line 3": "bad-row"}
+    assert "3 rows, 1 clips ready (0 of them before), 2 skipped (bad-row 1, removed 1)" in capsys.readouterr().out
+    mirror.requests.clear()
+    lines = (data / "manifest.csv").read_text().count("\n")
+    assert fetch_and_preprocess(mirror, path, data) == 0
+    assert mirror.requests == [] and (data / "manifest.csv").read_text().count("\n") == lines
+    assert fetch_and_preprocess(mirror, path, data, "--retry", "removed", "no-face") == 0
+    assert {name for name, *_ in mirror.requests} == {"gone"}
+
+
+def test_faces_that_hog_did_not_see_are_looked_for_again_with_cnn():
+    line = pd.Series({"status": "no-face", "face_model": "dlib", "detector": "hog"})
+    assert preprocess.settled(Path("."), "a", line, "dlib", "hog", ()) == "no-face"
+    assert preprocess.settled(Path("."), "a", line, "dlib", "cnn", ()) is None
+    line.detector = "cnn"
+    assert preprocess.settled(Path("."), "a", line, "dlib", "cnn", ()) == "no-face"
+    assert preprocess.settled(Path("."), "a", line, "dlib", "hog", ("no-face",)) is None
+
+
+def test_the_shards_make_up_the_whole(demo_data, demo_clips, tmp_path, capsys):
+    made = []
+    for shard in ("1/3", "2/3", "3/3"):
+        assert run_preprocess(demo_clips, tmp_path / "data", "--shard", shard, "--face-model", "dlib") == 0
+        made.append(int(capsys.readouterr().out.split()[1]))
+    assert sum(made) == 30 and min(made) > 0
+    assert contents(tmp_path / "data") == contents(demo_data)
+    assert set(statuses(tmp_path / "data").values()) == {"ready"}
+
+
+def test_a_bot_check_stops_the_run_and_says_what_to_do(mirror, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def session(video_id, segments, manner):
+        asked.append(video_id)
+        reason = "bot-check" if len(asked) == 2 else "removed"
+        return {segment.path: fetch.Failure(reason, "Sign in to confirm you're not a bot") for segment in segments}
+
+    monkeypatch.setattr(fetch, "fetch", session)
+    monkeypatch.setattr(preprocess, "start_pool", lambda workers: concurrent.futures.ThreadPoolExecutor(1))
+    path = write_csv(tmp_path / "a.csv", *((f"v{i}", 1, 4, 0.5, 0.5) for i in range(100)))
+    assert fetch_and_preprocess(mirror, path, tmp_path / "data", "--workers", 1) == 1
+    shown = capsys.readouterr()
+    assert "100 rows, 0 clips ready (0 of them before), " in shown.out and " not reached" in shown.out
+    error = shown.err.splitlines()[-1]
+    assert error.startswith("error: v1_001.000000-004.000000: ") and "--cookies" in error
+    assert len(asked) < 20
+    assert statuses(tmp_path / "data")["v1_001.000000-004.000000"] == "bot-check"
+
+
+def test_fetching_options_reach_yt_dlp(mirror, tmp_path):
+    path = write_csv(tmp_path / "a.csv", ("one", 1, 4, 0.5, 0.5))
+    (tmp_path / "cookies").write_text("# Netscape HTTP Cookie File\nvideo.invalid\tFALSE\t/\tFALSE\t0\tlogin\tsecret\n")
+    proxy = f"http://127.0.0.1:{mirror.server_port}"
+    more = ("--cookies", tmp_path / "cookies", "--proxy", proxy, "--url-template", "http://video.invalid/{}.mp4")
+    assert fetch_and_preprocess(mirror, path, tmp_path / "data", *more) == 0
+    assert mirror.requests[0][2]["Cookie"] == "login=secret"
+
+
+@pytest.mark.parametrize("more", [("--sleep", "3"), ("--rate", "20K")], ids=" ".join)
+def test_the_second_video_waits(more, mirror, tmp_path):
+    path = write_csv(tmp_path / "a.csv", ("one", 1, 4, 0.5, 0.5), ("two", 1, 4, 0.5, 0.5))
+    # A rate is known only after a session: one worker, so that the sessions follow each other.
+    assert fetch_and_preprocess(mirror, path, tmp_path / "data", *more, "--workers", 1) == 0
+    begun = [next(at for name, _, _, at in mirror.requests if name == wanted) for wanted in ("one", "two")]
+    read = sum(path.stat().st_size for path in mirror.folder.iterdir()) / 2
+    expected = 2 if more[0] == "--sleep" else min(2, read / 20480 / 2)
+    assert begun[1] - begun[0] > expected - 0.1
 
 
 def test_nothing_ready_is_a_failure_that_names_the_manifest(tmp_path, capsys):
@@ -410,25 +520,54 @@ def test_vggface_features_are_of_the_crops(demo_clips, tmp_path, monkeypatch):
         assert feature[0] == pytest.approx(face.mean(), abs=1)
 
 
-def test_without_vggface_weights_nothing_starts(demo_clips, tmp_path, monkeypatch, capsys):
+def test_without_vggface_weights_nothing_is_made(demo_clips, tmp_path, monkeypatch, capsys):
     def no_weights():
         raise InputError("weights.h5: expected the weights of VGG-Face")
 
     monkeypatch.setattr(model, "face_embedder", no_weights)
     assert run_preprocess(demo_clips, tmp_path / "data") == 1
-    assert capsys.readouterr().err == "error: weights.h5: expected the weights of VGG-Face\n"
+    assert capsys.readouterr().err.splitlines()[-1] == "error: weights.h5: expected the weights of VGG-Face"
     assert not (tmp_path / "data").exists()
 
 
-def test_workers_never_import_tensorflow(demo_clips, tmp_path):
-    work = functools.partial(
-        preprocess.extract, videos=demo_clips / "videos", detector="hog", face_model="dlib", url_template="{}"
-    )
-    rows = [preprocess.parse_row(values) for values in preprocess.read_rows(demo_clips / "avspeech_demo.csv", 1)]
+def test_files_do_not_depend_on_the_others_in_a_batch(rng, tmp_path):
+    extracts = [
+        preprocess.Extract(
+            preprocess.Line(f"a_{i}", "ready"),
+            rng.integers(-9000, 9000, 60_000 + 7000 * i, dtype=np.int16),
+            rng.integers(0, 256, (224, 224, 3), dtype=np.uint8),
+            None,
+        )
+        for i in range(4)
+    ]
+    shown = []
+
+    def embed(faces):
+        shown.append(len(faces))
+        return faces.reshape(len(faces), -1)[:, :4096].astype(np.float32)
+
+    networks = concurrent.futures.Future()
+    networks.set_result(embed)
+    lines, _ = preprocess.finish(extracts, tmp_path / "together", networks)
+    for extract in extracts:
+        preprocess.finish([extract], tmp_path / "alone", networks)
+    assert contents(tmp_path / "together") == contents(tmp_path / "alone")
+    assert shown == [preprocess.BATCH] * 5  # a network sees as many every time: batches of one may round otherwise
+    assert [line.speech_seconds for line in lines] == pytest.approx([3.75, 4.19, 4.62, 5.06], abs=0.05)
+
+
+# ---------------------------------------------------------------- processes, here and elsewhere
+
+
+def test_workers_never_import_tensorflow(demo_clips):
+    manner = fetch.Manner("{}", 0, None, None, None)
+    work = preprocess.Work(demo_clips / "videos", "hog", "dlib", manner)
+    rows, _ = sound_rows(demo_clips / "avspeech_demo.csv", 1)
     with preprocess.start_pool(1) as pool:
-        extract = pool.submit(work, rows[0]).result()
+        (extract,), busy = pool.submit(preprocess.extract, rows, work).result()
         modules = pool.submit(eval, "set(__import__('sys').modules)").result()
-    assert extract.clip == rows[0].clip and extract.embedding.shape == (128,)
+    assert extract.line.clip == rows[0].clip and extract.embedding.shape == (128,)
+    assert busy["decode"] > 0 and busy["detect"] > 0 and busy["embed"] > 0 and busy["fetch"] == 0
     assert "face_recognition" in modules and not {"tensorflow", "keras", "tf_keras", "librosa"} & modules
 
 
@@ -437,31 +576,98 @@ def test_no_more_than_the_window_is_under_way():
 
     class Pool:
         def submit(self, function, item):
-            import concurrent.futures
-
             future = concurrent.futures.Future()
             future.set_result(function(item))
             return future
 
+        def shutdown(self, wait):
+            assert not wait
+
     def items():
         for i in range(20):
             taken.append(i)
-            yield i
+            yield [i]
 
-    results = preprocess.in_parallel(Pool(), lambda i: i * i, items(), window=3)
+    results = preprocess.in_parallel(Pool, lambda items: items[0] ** 2, items(), window=3)
     first = next(results)
     assert len(taken) == 3
-    assert sorted([first, *results]) == [i * i for i in range(20)]
+    assert sorted([first, *results]) == [([i], i * i) for i in range(20)]
 
 
-def test_a_line_cut_short_by_a_kill_is_ended(tmp_path):
-    (tmp_path / "manifest.csv").write_text("a,ready,dlib\nb,rea")
-    with preprocess.open_manifest(tmp_path) as manifest:
-        manifest.write("c,ready,dlib\n")
-    assert (tmp_path / "manifest.csv").read_text() == "a,ready,dlib\nb,rea\nc,ready,dlib\n"
+def test_dead_processes_lose_nothing_but_what_kills_them(tmp_path):
+    tasks = [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(6)]
+    function = functools.partial(die_of, deadly=(7,), folder=tmp_path)
+    done = list(preprocess.in_parallel(functools.partial(preprocess.start_pool, 2), function, tasks, 3))
+    results = {item: result and result[i] for task, result in done for i, item in enumerate(task)}
+    assert results == {item: None if item == 7 else 2 * item for item in range(18)}
+    assert sum(len(task) for task, _ in done) == 18
+    assert (tmp_path / "seen-10").exists()
 
 
-def workers_live(process_group):
+def test_errors_of_our_own_are_not_swallowed():
+    with pytest.raises(ZeroDivisionError):
+        list(preprocess.in_parallel(functools.partial(concurrent.futures.ThreadPoolExecutor, 1), lambda _: 1 // 0, [[1]], 2))
+
+
+def test_a_worker_killed_half_way_loses_nothing(demo_data, demo_clips, tmp_path):
+    command = [sys.executable, ROOT / "preprocess.py", "--csv", demo_clips / "avspeech_demo.csv", "--data", tmp_path]
+    command += ["--videos", demo_clips / "videos", "--face-model", "dlib"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    wait_for(lambda: len(list(tmp_path.glob("spectrograms/*"))) >= 5)
+    workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    workers[0].kill()
+    assert process.communicate(timeout=120)[0].startswith("preprocess: 30 rows, 30 clips ready (0 of them before), 0 skipped")
+    assert contents(tmp_path) == contents(demo_data)
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def dask_cluster(tmp_path):
+    """A real scheduler on loopback and two worker processes: its address, and the workers' processes."""
+    logs = open(tmp_path / "dask.log", "wb")  # noqa: SIM115
+    port_file = tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    scheduler = subprocess.Popen([*dask, "--scheduler-file", port_file], stdout=logs, stderr=logs, cwd=tmp_path)
+    wait_for(port_file.exists)
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", port_file, "--nthreads", "1"]
+    worker += ["--no-dashboard", "--no-nanny", "--local-directory", tmp_path]
+    workers = [subprocess.Popen(worker, stdout=logs, stderr=logs, cwd=tmp_path) for _ in range(2)]
+    yield json.loads(port_file.read_text())["address"], workers
+    for process in (*workers, scheduler):
+        process.kill()
+        process.wait()
+    logs.close()
+
+
+def test_a_dask_cluster_does_the_same_and_survives_the_loss_of_a_worker(dask_cluster, demo_data, demo_clips, tmp_path):
+    address, workers = dask_cluster
+    data = tmp_path / "data"
+    command = [sys.executable, ROOT / "preprocess.py", "--csv", demo_clips / "avspeech_demo.csv", "--data", data]
+    command += ["--videos", demo_clips / "videos", "--face-model", "dlib", "--scheduler", address]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(list(data.glob("spectrograms/*"))) >= 3)
+    assert not [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    workers[0].kill()
+    out, err = process.communicate(timeout=120)
+    assert out.startswith("preprocess: 30 rows, 30 clips ready (0 of them before), 0 skipped"), err
+    assert contents(data) == contents(demo_data)
+    assert "Traceback" not in err
+
+
+def test_no_scheduler_is_told_in_a_line(demo_clips, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(preprocess, "SCHEDULER_SECONDS", 1)
+    assert run_preprocess(demo_clips, tmp_path / "data", "--face-model", "dlib", "--scheduler", "tcp://127.0.0.1:9") == 1
+    assert "error: --scheduler: expected a Dask scheduler at tcp://127.0.0.1:9" in capsys.readouterr().err.splitlines()[-1]
+
+
+def group_lives(process_group):
     try:
         os.killpg(process_group, 0)
     except ProcessLookupError:
@@ -469,24 +675,39 @@ def workers_live(process_group):
     return True
 
 
-def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(demo_data, demo_clips, tmp_path):
-    command = [sys.executable, ROOT / "preprocess.py", "--csv", demo_clips / "avspeech_demo.csv", "--data", tmp_path]
-    command += ["--videos", demo_clips / "videos", "--face-model", "dlib"]
-    kills = 0
-    for n_files in (0, 1, 9, 20):  # while the processes start; then in the midst of writing
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        time.sleep(2)
-        while process.poll() is None and len(list(tmp_path.glob("spectrograms/*"))) < n_files:
-            time.sleep(0.002)
+def test_a_run_killed_at_twenty_random_moments_ends_as_an_undisturbed_one(demo_data, demo_clips, tmp_path):
+    rows, aliases = [], {}  # every clip under several names, so that there is work for all the time
+    (tmp_path / "videos").mkdir()
+    for row in sound_rows(demo_clips / "avspeech_demo.csv")[0]:
+        for i in range(8):
+            clip = utils.clip_name(f"{row.video_id}-{i}", row.start, row.end)
+            (tmp_path / "videos" / f"{clip}.mp4").symlink_to(demo_clips / "videos" / f"{row.clip}.mp4")
+            rows.append((f"{row.video_id}-{i}", row.start, row.end, row.x, row.y))
+            aliases[clip] = row.clip
+    data = tmp_path / "data"
+    command = [sys.executable, ROOT / "preprocess.py", "--csv", write_csv(tmp_path / "a.csv", *rows), "--data", data]
+    command += ["--videos", tmp_path / "videos", "--face-model", "dlib"]
+    moments, made = random.Random(0), []
+    for i in range(20):
+        made.append(len(list(data.glob("*/*"))))
+        process = subprocess.Popen(
+            [*command, "--workers", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        if i % 2:  # while it writes files, which begins after some seconds; the others while it starts
+            wait_for(lambda: len(list(data.glob("*/*"))) > made[-1])
+        time.sleep(moments.uniform(0, 1 if i % 2 else 5))
         process.kill()
-        kills += process.wait() == -signal.SIGKILL
-        deadline = time.monotonic() + 10
-        while workers_live(process.pid):  # they end with their parent
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    assert kills >= 3
+        assert process.wait() == -signal.SIGKILL
+        wait_for(lambda: not group_lives(process.pid), 10)  # noqa: B023, the workers end with their parent
+    assert made[-1] < 3 * len(rows)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert contents(tmp_path) == contents(demo_data)
+    undisturbed = contents(demo_data)
+    assert contents(data) == {
+        f"{folder}/{clip}.{ending}": undisturbed[f"{folder}/{source}.{ending}"]
+        for clip, source in aliases.items()
+        for folder, ending in (("spectrograms", "pkl"), ("embeddings", "pkl"), ("faces", "jpg"))
+    }
+    assert set(statuses(data).values()) == {"ready"} and len(statuses(data)) == len(rows)
 
 
 # ---------------------------------------------------------------- the synthetic people
@@ -503,7 +724,7 @@ def test_demo_clips_are_h264_and_aac_in_avspeechs_columns(demo_clips):
     with open(demo_clips / "avspeech_demo.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert len(rows) == 30 and {len(row) for row in rows} == {5}
-    for row in map(preprocess.parse_row, rows[:3]):
+    for row in sound_rows(demo_clips / "avspeech_demo.csv", 3)[0]:
         shown = subprocess.run([FFMPEG, "-i", demo_clips / "videos" / f"{row.clip}.mp4"], capture_output=True, text=True).stderr
         assert "Video: h264" in shown and "Audio: aac" in shown and "640x360" in shown
         assert 4.9 < row.end - row.start < 7.1

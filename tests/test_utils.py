@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import tracemalloc
 
 import numpy as np
@@ -107,10 +108,76 @@ def test_another_shape_or_dtype_is_told(tmp_path):
     utils.save_array(tmp_path / "a.pkl", np.zeros(128, np.float32))
     with pytest.raises(InputError, match=r"a\.pkl: expected float32 \(4096,\), found float32 \(128,\).*--face-model"):
         utils.load_array(tmp_path / "a.pkl", np.float32, (4096,))
-    with pytest.raises(InputError, match=r"expected float16 \(128,\), found float32"):
-        utils.load_array(tmp_path / "a.pkl", np.float16, (128,))
+    utils.save_array(tmp_path / "b.pkl", np.zeros(128, np.int16))
+    with pytest.raises(InputError, match=r"expected float16 \(128,\), found int16"):
+        utils.load_array(tmp_path / "b.pkl", np.float16, (128,))
+    utils.save_array(tmp_path / "c.pkl", np.array([1, np.nan, 7e4], np.float32))
+    with pytest.raises(InputError, match=r"expected float16 \(3,\), found numbers that it cannot hold"):
+        utils.load_array(tmp_path / "c.pkl", np.float16, (3,))
     with pytest.raises(FileNotFoundError):
         utils.load_array(tmp_path / "none.pkl", np.float16, (128,))
+
+
+def pickled_by_the_original_project(array):
+    """Pickle as Python 3.7 and NumPy 1 did."""
+    content = pickle.dumps(array, protocol=3)
+    return content[:60].replace(b"numpy._core", b"numpy.core") + content[60:]
+
+
+def test_pickles_of_the_original_project_load_converted(tmp_path, rng):
+    voice = rng.normal(size=(598, 257, 2)).astype(np.float32)
+    path = utils.spectrogram_path(tmp_path, "a")
+    path.parent.mkdir()
+    path.write_bytes(pickled_by_the_original_project(voice))
+    assert b"numpy.core" in path.read_bytes()[:60]
+    loaded = utils.load_array(path, np.float16, (598, 257, 2))
+    assert loaded.dtype == np.float16 and np.array_equal(loaded, voice.astype(np.float16))
+    path = utils.embedding_path(tmp_path, "a")
+    path.parent.mkdir()
+    for shape in ((1, 4096), (4096,)):
+        face = rng.normal(size=shape).astype(np.float32)
+        path.write_bytes(pickled_by_the_original_project(face))
+        loaded = utils.load_embedding(tmp_path, "a", 4096)
+        assert loaded.shape == (4096,) and loaded.dtype == np.float32 and np.array_equal(loaded, face.ravel())
+        assert utils.feature_size_of(tmp_path, "a") == 4096
+
+
+HOSTILE = {  # each would make the file `evil`
+    "posix": b"cposix\nsystem\n(Vtouch evil\ntR.",
+    "os": b"\x80\x03cos\nsystem\nX\x0a\x00\x00\x00touch evil\x85R.",
+    "inst": b"(S'touch evil'\nios\nsystem\n.",
+    "obj": b"(cos\nsystem\nS'touch evil'\no.",
+    "newobj": b"\x80\x02csubprocess\nPopen\n](X\x05\x00\x00\x00touchX\x04\x00\x00\x00evile\x85\x81.",
+    "eval": b"\x80\x04cbuiltins\neval\nX\x11\x00\x00\x00open('evil', 'w')\x85R.",
+    "stack global": b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93\x8c\x11open('evil', 'w')\x85R.",
+    "dotted": b"\x80\x04\x8c\x05numpy\x8c\x0aos.system\x93\x8c\x0atouch evil\x85R.",
+    "through numpy": b"\x80\x03cnumpy.testing._private.utils\nrunstring\nX\x11\x00\x00\x00open('evil', 'w')}\x86R.",
+    "numpy.load": b"\x80\x03cnumpy\nload\nX\x05\x00\x00\x00x.npyN\x88\x87R.",
+    "build": b"\x80\x03cos\nsystem\n}X\x08\x00\x00\x00__call__cos\nsystem\nsb.",
+    "after an array": pickle.dumps(np.zeros(2, np.float32), protocol=4)[:-1] + b"0cos\nsystem\n\x8c\x0atouch evil\x85R.",
+    "persistent": b"Pevil\n.",
+    "extension": b"\x80\x02\x82\x01.",
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_a_pickle_that_would_run_code_is_refused(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pkl").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.pkl: expected a pickle of float32"):
+        utils.load_array(tmp_path / "a.pkl", np.float32, (2,))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pkl"]
+
+
+def test_the_hostile_pickles_are_hostile(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("posix", "os", "inst", "obj", "eval", "stack global", "after an array"):
+        pickle.loads(HOSTILE[name])
+        for _ in range(100):
+            if (tmp_path / "evil").exists():
+                break
+            time.sleep(0.02)
+        (tmp_path / "evil").unlink()
 
 
 class Evil:

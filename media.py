@@ -1,0 +1,273 @@
+"""What comes out of media files: the sound and frames of a clip, by ffmpeg, and the speaker's face, by dlib.
+
+Never imports TensorFlow: the worker processes of preprocess.py live on this.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import re
+import subprocess
+import warnings
+from pathlib import Path
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+
+from utils import CLIP_SAMPLES, CLIP_SECONDS, FACE_SIZE, SAMPLE_RATE
+
+DETECTION_SIDE = 640  # pixels, the longer side of what the detector sees
+SMALLEST_FACE = 40  # pixels, side of the detector's box in the frame: the crop is 224
+NEAR = 1.0  # sides of the box: the speaker's centre is at most so far from the box's, across and down
+LEAST_SHARPNESS = 0.004  # see `sharpness`
+FACE_MARGIN = 0.15  # of the detector's box, added on each side: the box ends at brows and chin
+SILENCE_DB = 60  # dB below full scale: what is never louder is silence
+MIN_SPEECH_SECONDS = 0.5  # s of a clip that are louder than that, at least
+DECODING_SECONDS = 60  # s that ffmpeg may take for a clip
+
+# Why a clip gives no speech or no face.
+REASONS = {
+    "unreadable": "ffmpeg reads no picture, or no sound, out of the file",
+    "no-sound": "the clip has no sound track",
+    "silent": f"less than {MIN_SPEECH_SECONDS} s of the sound are louder than -{SILENCE_DB} dB of full scale",
+    "no-face": f"no face in the frames looked at, one a second over {CLIP_SECONDS} s",
+    "speaker-not-found": "faces, but none near the centre that the csv gives",
+    "face-too-small": f"the speaker's face is less than {SMALLEST_FACE} pixels high",
+    "face-blurred": "the speaker's face is too blurred to be worth a feature",
+}
+# Those that the detector gives, in order: the last one that a clip comes to is told.
+FACE_REASONS = ("no-face", "speaker-not-found", "face-too-small", "face-blurred")
+
+
+class Skip(Exception):
+    """A clip cannot be made ready; `reason` is a key of REASONS, `detail` what else is known, in a line."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        assert reason in REASONS
+        super().__init__(reason)
+        self.reason, self.detail = reason, detail
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Sound and frames.
+
+
+def _ffmpeg(path: Path, *outputs, pass_fds=()) -> subprocess.Popen:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-t", str(CLIP_SECONDS), "-i", str(path), *outputs]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=pass_fds)
+
+
+def _communicate(process: subprocess.Popen) -> tuple[bytes, bytes]:
+    """Read what ffmpeg writes to its end. Raises Skip("unreadable") if it has none."""
+    try:
+        return process.communicate(timeout=DECODING_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise Skip("unreadable", f"ffmpeg was not done in {DECODING_SECONDS} s") from None
+
+
+_PICTURES = ("-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1")
+
+
+def _pictures(content: bytes) -> np.ndarray:
+    """Return the pictures of one size in a stream of PPM: uint8 (n, height, width, 3), RGB."""
+    header = re.match(rb"P6\n(\d+) (\d+)\n255\n", content)
+    if not header:
+        raise Skip("unreadable")
+    width, height = map(int, header.groups())
+    size = header.end() + width * height * 3
+    pictures = np.frombuffer(content, np.uint8, len(content) // size * size).reshape(-1, size)
+    return pictures[:, header.end() :].reshape(-1, height, width, 3)
+
+
+def read_clip(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Decode the first 6 s of a clip's sound, and its first frame, in one ffmpeg process.
+
+    Returns:
+        int16 (samples,), mono at SAMPLE_RATE, CLIP_SAMPLES of them at most; uint8 (height, width, 3), RGB.
+
+    Raises:
+        Skip: "no-sound" without a sound track, "unreadable".
+    """
+    sound_in, sound_out = os.pipe()
+    sound = ("-map", "0:a:0", "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "s16le", f"pipe:{sound_out}")
+    process = _ffmpeg(path, "-map", "0:v:0", "-frames:v", "1", *_PICTURES, *sound, pass_fds=[sound_out])
+    os.close(sound_out)
+    with open(sound_in, "rb") as pipe, concurrent.futures.ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(pipe.read)
+        pictures, errors = _communicate(process)
+        samples = reading.result()
+    if b"value '0:a:0' for option 'map'" in errors:
+        raise Skip("no-sound")
+    samples = np.frombuffer(samples, "<i2", len(samples) // 2)[:CLIP_SAMPLES]
+    pictures = _pictures(pictures)
+    if process.returncode != 0 or len(samples) == 0 or len(pictures) == 0:
+        raise Skip("unreadable", errors.decode(errors="replace")[-200:])
+    return samples, pictures[0]
+
+
+def read_later_frames(path: Path) -> np.ndarray:
+    """Decode a clip's frames after the first: one a second, from 1 s on, as far as 6 s.
+
+    Returns:
+        uint8 (n, height, width, 3), RGB; n may be 0.
+    """
+    one_a_second = "select='gte(t,1)*(isnan(prev_selected_t)+gte(t-prev_selected_t,1))'"
+    content, _ = _communicate(_ffmpeg(path, "-map", "0:v:0", "-vf", one_a_second, "-fps_mode", "vfr", *_PICTURES))
+    return _pictures(content) if content else np.empty((0, 1, 1, 3), np.uint8)
+
+
+def speech_seconds(waveform: np.ndarray) -> float:
+    """Return how much of a sound, int16 (samples,) at SAMPLE_RATE, is not silent as REASONS has it, in s."""
+    import librosa
+
+    loud = librosa.effects.split(waveform / np.float32(32768), top_db=SILENCE_DB, ref=1.0)  # (n, 2), first and last sample
+    return float((loud[:, 1] - loud[:, 0]).sum() / SAMPLE_RATE)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Faces.
+
+
+@functools.cache
+def _face_recognition():
+    """Import face_recognition where it is used: it loads its networks at once, which takes a second."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its models' package still uses pkg_resources
+        import face_recognition
+    return face_recognition
+
+
+def face_boxes(frame: np.ndarray, detector: str, upsampling: int) -> list[tuple[int, int, int, int]]:
+    """Find faces in a frame, uint8 (height, width, 3), RGB, made smaller where it is larger than DETECTION_SIDE.
+
+    Returns:
+        Boxes (top, right, bottom, left), pixels of the frame.
+    """
+    scale = max(1.0, max(frame.shape[:2]) / DETECTION_SIDE)
+    if scale > 1:
+        frame = cv2.resize(frame, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA)
+    boxes = _face_recognition().face_locations(np.ascontiguousarray(frame), upsampling, detector)
+    return [tuple(round(edge * scale) for edge in box) for box in boxes]
+
+
+def speaker_box(boxes, x: float, y: float):
+    """Return the box (top, right, bottom, left) of the speaker: whose centre is nearest to (x, y), if it is NEAR; else None.
+
+    Args:
+        boxes: all in pixels, as x and y.
+    """
+
+    def distance(box):  # in sides of the box, the larger of across and down
+        top, right, bottom, left = box
+        return max(abs((left + right) / 2 - x), abs((top + bottom) / 2 - y)) / (bottom - top)
+
+    return min((box for box in boxes if distance(box) <= NEAR), key=distance, default=None)
+
+
+def crop_face(frame: np.ndarray, box) -> np.ndarray:
+    """Cut a face out of a frame, with FACE_MARGIN around the box; outside the frame its border is repeated.
+
+    Args:
+        frame: uint8 (height, width, 3).
+        box: (top, right, bottom, left), pixels.
+
+    Returns:
+        uint8 (FACE_SIZE, FACE_SIZE, 3).
+    """
+    top, right, bottom, left = box
+    side = round(max(bottom - top, right - left) * (1 + 2 * FACE_MARGIN))
+    top, left = (top + bottom - side) // 2, (left + right - side) // 2
+    padded = cv2.copyMakeBorder(frame, side, side, side, side, cv2.BORDER_REPLICATE)
+    crop = padded[top + side : top + 2 * side, left + side : left + 2 * side]
+    return cv2.resize(crop, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_AREA if side > FACE_SIZE else cv2.INTER_CUBIC)
+
+
+def sharpness(face: np.ndarray) -> float:
+    """Return how sharp a face is, no unit: the variance of its Laplacian over its own variance, in grey, at half size.
+
+    Of 639 faces of AVSpeech the least has 0.0076 and half have more than 0.086; blurred with a Gaussian of 4 pixels half of
+    them are below 0.0044, with 6 below 0.0023.
+
+    Args:
+        face: uint8 (FACE_SIZE, FACE_SIZE, 3), RGB.
+    """
+    grey = cv2.cvtColor(cv2.resize(face, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(grey, cv2.CV_64F).var() / max(1.0, grey.astype(float).var()))
+
+
+def usable_face(frame: np.ndarray, boxes, x: float, y: float):
+    """Pick the speaker's face out of a frame's.
+
+    Returns:
+        Its box, and the face, uint8 (FACE_SIZE, FACE_SIZE, 3).
+
+    Raises:
+        Skip: one of FACE_REASONS.
+    """
+    if not boxes:
+        raise Skip("no-face")
+    height, width = frame.shape[:2]
+    box = speaker_box(boxes, x * width, y * height)
+    if box is None:
+        raise Skip("speaker-not-found")
+    if box[2] - box[0] < SMALLEST_FACE:
+        raise Skip("face-too-small", f"{box[2] - box[0]} pixels")
+    face = crop_face(frame, box)
+    if sharpness(face) < LEAST_SHARPNESS:
+        raise Skip("face-blurred", f"sharpness {sharpness(face):.4f}")
+    return box, face
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The speaker's face, where and how it was found."""
+
+    face: np.ndarray  # uint8 (FACE_SIZE, FACE_SIZE, 3), RGB
+    frame: np.ndarray  # uint8 (height, width, 3), RGB
+    second: int  # of the frame in the clip
+    box: tuple[int, int, int, int]  # top, right, bottom, left, pixels of the frame
+    detector: str
+
+
+def find_face(first_frame: np.ndarray, later_frames, x: float, y: float, detector: str) -> Found:
+    """Find the speaker's face: in the first frame where it is near (x, y), large and sharp enough.
+
+    HOG looks at a frame as it is and then at twice its size; CNN only at a clip in which HOG did not see the speaker.
+
+    Args:
+        first_frame: uint8 (height, width, 3), RGB.
+        later_frames: function that returns more frames, one a second; called if they are needed.
+        x, y: where the face is, as a fraction of width and height.
+        detector: "hog" or "cnn".
+
+    Raises:
+        Skip: one of FACE_REASONS.
+    """
+    later_frames = functools.cache(later_frames)
+
+    def frames():
+        yield first_frame
+        yield from later_frames()
+
+    best = Skip("no-face")
+    for looking, upsamplings in (("hog", (0, 1)), ("cnn", (0,))):
+        if looking == "cnn" and (detector != "cnn" or best.reason not in ("no-face", "speaker-not-found")):
+            break
+        for second, frame in enumerate(frames()):
+            for upsampling in upsamplings:
+                try:
+                    box, face = usable_face(frame, face_boxes(frame, looking, upsampling), x, y)
+                except Skip as skip:
+                    best = max(best, skip, key=lambda skip: FACE_REASONS.index(skip.reason))
+                else:
+                    return Found(face, frame, second, box, looking)
+    raise best
+
+
+def dlib_feature(frame: np.ndarray, box) -> np.ndarray:
+    """Return dlib's feature of a face in a frame, uint8 (height, width, 3), RGB, by its box: float32 (128,)."""
+    return _face_recognition().face_encodings(np.ascontiguousarray(frame), [box])[0].astype(np.float32)

@@ -1,0 +1,267 @@
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT, ffmpeg, loudest_hertz, second_shown
+
+import media
+import utils
+from media import Skip
+
+# ---------------------------------------------------------------- sound and frames
+
+
+def test_the_first_frame_and_six_seconds_of_sound_come_from_one_process(counting_video, monkeypatch):
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *arguments, **more):
+            started.append(arguments)
+            super().__init__(*arguments, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    samples, frame = media.read_clip(counting_video)
+    assert len(started) == 1
+    assert frame.shape == (240, 320, 3) and frame.dtype == np.uint8
+    assert second_shown(frame) == pytest.approx(0, abs=0.3)
+    assert samples.shape == (utils.CLIP_SAMPLES,) and samples.dtype == np.int16
+    for second in range(6):
+        part = samples[second * 16_000 + 2000 : (second + 1) * 16_000 - 2000]
+        assert loudest_hertz(part) == pytest.approx(200 + 100 * second, abs=2)
+
+
+def test_later_frames_are_one_a_second_as_far_as_6_s(counting_video):
+    frames = media.read_later_frames(counting_video)
+    assert frames.shape == (5, 240, 320, 3) and frames.dtype == np.uint8
+    assert [second_shown(frame) for frame in frames] == pytest.approx([1, 2, 3, 4, 5], abs=0.3)
+
+
+def test_frames_are_rgb_and_of_any_size(tmp_path):
+    ffmpeg(
+        "-f", "lavfi", "-i", "color=0xC02010:s=322x182:d=2:r=5", "-f", "lavfi", "-i", "anullsrc", "-t", 2, tmp_path / "a.mp4"
+    )
+    _, frame = media.read_clip(tmp_path / "a.mp4")
+    assert frame.shape == (182, 322, 3)
+    assert np.abs(frame.reshape(-1, 3).mean(axis=0) - (0xC0, 0x20, 0x10)).max() < 6
+    assert media.read_later_frames(tmp_path / "a.mp4").shape == (1, 182, 322, 3)
+
+
+def test_a_clip_shorter_than_a_second_has_one_frame_and_its_own_sound(counting_video, tmp_path):
+    ffmpeg("-i", counting_video, "-t", 0.8, tmp_path / "short.mp4")
+    samples, _ = media.read_clip(tmp_path / "short.mp4")
+    assert len(samples) == pytest.approx(0.8 * utils.SAMPLE_RATE, abs=1200)
+    assert len(media.read_later_frames(tmp_path / "short.mp4")) == 0
+
+
+def test_files_that_are_no_clips(tmp_path, counting_video):
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "cut.mp4").write_bytes(counting_video.read_bytes()[:2000])
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile /etc/passwd\n")
+    ffmpeg("-i", counting_video, "-an", "-c", "copy", tmp_path / "mute.mp4")
+    ffmpeg("-i", counting_video, "-vn", "-c", "copy", tmp_path / "blind.mp4")
+    for name in ("text", "empty", "cut", "list", "blind", "absent"):
+        with pytest.raises(Skip, match="unreadable"):
+            media.read_clip(tmp_path / f"{name}.mp4")
+    with pytest.raises(Skip, match="no-sound"):
+        media.read_clip(tmp_path / "mute.mp4")
+
+
+def test_a_file_that_takes_for_ever_is_given_up(counting_video, monkeypatch):
+    monkeypatch.setattr(media, "DECODING_SECONDS", 0.01)
+    with pytest.raises(Skip, match="unreadable") as skipped:
+        media.read_clip(counting_video)
+    assert "ffmpeg was not done in 0.01 s" in skipped.value.detail
+
+
+def test_speech_is_what_is_not_silent(tone):
+    def seconds(waveform):
+        return media.speech_seconds((waveform * 32767).astype(np.int16))
+
+    assert seconds(np.zeros(utils.CLIP_SAMPLES)) == 0
+    assert seconds(tone(300, 6, amplitude=1e-4)) == 0
+    assert seconds(tone(300, 6, amplitude=0.05)) == pytest.approx(6, abs=0.1)
+    assert seconds(np.concatenate([np.zeros(32_000), tone(300, 2), np.zeros(32_000)])) == pytest.approx(2, abs=0.2)
+    click = np.zeros(utils.CLIP_SAMPLES)
+    click[5000:5100] = 1
+    assert seconds(click) < media.MIN_SPEECH_SECONDS
+
+
+# ---------------------------------------------------------------- faces
+
+
+def test_the_speaker_is_the_face_nearest_to_the_centre_if_it_is_near():
+    left, right = (10, 50, 50, 10), (10, 350, 50, 310)
+    assert media.speaker_box([left, right], 300, 30) == right
+    assert media.speaker_box([left, right], 60, 30) == left
+    assert media.speaker_box([left, right], 70, 30) == left  # a side away from its centre
+    assert media.speaker_box([left, right], 71, 30) is None
+    assert media.speaker_box([left, right], 180, 30) is None
+    assert media.speaker_box([left, right], 330, 71) is None
+    assert media.speaker_box([], 0, 0) is None
+
+
+@pytest.fixture(scope="module")
+def person(make_demo):
+    """Return a function: a frame of 640 x 360 with one face, uint8 RGB, of a look between 0 and 1, its centre in pixels."""
+
+    def draw(look, centre):
+        return make_demo.draw_faces(make_demo.Person(*np.full(11, look)), [(0.2, 1)], centre, 0)[0]
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def pair(person):
+    """A frame with two people, left and right."""
+    return np.hstack([person(0.2, (160, 175))[:, :320], person(0.8, (480, 175))[:, 320:]])
+
+
+EMPTY = np.full((360, 640, 3), 90, np.uint8)
+
+
+def find(frame, *later, x=0.5, y=0.5, detector="hog"):
+    return media.find_face(frame, lambda: later, x, y, detector)
+
+
+def test_two_people_in_a_frame(pair):
+    for x, side in ((0.25, 0), (0.75, 1)):
+        _, right, _, left = find(pair, x=x).box
+        assert (left + right) / 2 // 320 == side
+    with pytest.raises(Skip, match="speaker-not-found"):
+        find(pair, x=0.5, y=0.02)
+
+
+def test_the_next_frames_are_looked_at_only_if_needed(person, pair):
+    face = person(0.5, (320, 175))
+    asked = []
+
+    def later():
+        asked.append(1)
+        return [EMPTY, face]
+
+    found = media.find_face(face, later, 0.5, 0.5, "hog")
+    assert (found.second, asked) == (0, []) and found.frame is face and found.detector == "hog"
+    found = media.find_face(EMPTY, later, 0.5, 0.5, "hog")
+    assert (found.second, asked) == (2, [1])
+    assert find(pair, face).second == 1  # the speaker was not among those in the first frame
+    with pytest.raises(Skip, match="no-face"):
+        find(EMPTY, EMPTY)
+
+
+def test_small_and_blurred_faces_are_passed_over(person, monkeypatch):
+    face = person(0.5, (320, 175))
+    small = EMPTY.copy()
+    small[140:230, 240:400] = cv2.resize(face, (160, 90), interpolation=cv2.INTER_AREA)  # the face is 37 pixels
+    blurred = cv2.GaussianBlur(face, (0, 0), 4)
+    monkeypatch.setattr(media, "SMALLEST_FACE", 60)
+    monkeypatch.setattr(media, "LEAST_SHARPNESS", 0.05)
+    with pytest.raises(Skip, match="face-too-small"):
+        find(small)
+    with pytest.raises(Skip, match="face-blurred"):
+        find(blurred)
+    for unusable in (small, blurred):
+        assert find(unusable, face).second == 1
+    with pytest.raises(Skip, match="face-blurred"):  # of several reasons the one nearest to success
+        find(EMPTY, blurred, small, EMPTY)
+
+
+def test_usable_faces_have_a_least_size(person):
+    face = person(0.5, (320, 175))
+    box = find(face).box
+    for side, reason in ((media.SMALLEST_FACE - 1, "face-too-small"), (media.SMALLEST_FACE, None)):
+        top, left = 175 - side // 2, 320 - side // 2
+        assert box[0] < top and box[3] < left
+        small = (top, left + side, top + side, left)
+        if reason:
+            with pytest.raises(Skip, match=reason):
+                media.usable_face(face, [small], 0.5, 0.5)
+        else:
+            assert media.usable_face(face, [small], 0.5, 0.5)[0] == small
+
+
+def test_sharpness_falls_with_blur_but_not_with_light(person):
+    face = media.crop_face(person(0.5, (320, 175)), (100, 400, 260, 240))
+    values = [media.sharpness(cv2.GaussianBlur(face, (0, 0), sigma)) for sigma in (1, 2, 4, 8)]
+    assert values == sorted(values, reverse=True) and values[-1] < values[0] / 20
+    assert media.sharpness(face // 4) == pytest.approx(media.sharpness(face), rel=0.2)
+    assert media.sharpness(np.full_like(face, 80)) == 0
+
+
+def test_large_frames_are_looked_at_smaller_and_boxes_are_the_frames(person):
+    face = person(0.5, (320, 175))
+    large = cv2.resize(face, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+    boxes = [np.array(media.face_boxes(frame, "hog", 0)[0]) for frame in (face, large)]
+    assert np.abs(boxes[1] / 3 - boxes[0]).max() < 12
+
+
+def test_cnn_looks_only_where_hog_sees_no_speaker(person, monkeypatch):
+    face = person(0.5, (320, 175))
+    calls = []
+
+    def boxes(frame, detector, upsampling):
+        calls.append((detector, upsampling))
+        return [(100, 400, 260, 240)] if detector == "cnn" and frame is face else []
+
+    monkeypatch.setattr(media, "face_boxes", boxes)
+    with pytest.raises(Skip, match="no-face"):
+        find(face, EMPTY, detector="hog")
+    assert calls == [("hog", 0), ("hog", 1)] * 2
+    calls.clear()
+    found = find(EMPTY, face, detector="cnn")
+    assert calls == [("hog", 0), ("hog", 1)] * 2 + [("cnn", 0)] * 2
+    assert found.detector == "cnn" and found.second == 1
+
+
+def test_the_real_cnn_sees_a_face_that_hog_does_not(person):
+    turned = cv2.rotate(person(0.5, (320, 175))[:, 140:500], cv2.ROTATE_90_CLOCKWISE)[60:300, 60:300]
+    with pytest.raises(Skip, match="no-face"):
+        find(np.ascontiguousarray(turned))
+    found = find(np.ascontiguousarray(turned), detector="cnn")
+    assert found.detector == "cnn"
+
+
+def test_a_crop_is_the_box_and_its_margin():
+    frame = np.zeros((400, 600, 3), np.uint8)
+    frame[100:200, 300:400] = (10, 200, 30)
+    crop = media.crop_face(frame, (100, 400, 200, 300))
+    assert crop.shape == (224, 224, 3) and crop.dtype == np.uint8
+    inside = np.all(np.abs(crop.astype(int) - (10, 200, 30)) < 3, axis=2)
+    margin = 0.15 / 1.3 * 224
+    rows, columns = np.where(inside)
+    for edge in (rows.min(), columns.min(), 224 - rows.max(), 224 - columns.max()):
+        assert edge == pytest.approx(margin, abs=3)
+
+
+def test_a_crop_beyond_the_frame_repeats_the_border():
+    frame = np.full((100, 100, 3), 77, np.uint8)
+    assert (media.crop_face(frame, (-20, 60, 60, -20)) == 77).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (50, 3)])
+def test_a_tiny_frame_has_no_face(size):
+    with pytest.raises(Skip, match="no-face"):
+        find(np.zeros((*size, 3), np.uint8))
+
+
+# ---------------------------------------------------------------- real people
+
+
+MOTION = ROOT.parent / "shared" / "real" / "motion"
+
+
+@pytest.mark.skipif(not MOTION.is_dir(), reason="the real videos are not here")
+def test_every_real_talking_face_is_found():
+    for path in sorted(MOTION.glob("*.mp*")):
+        samples, frame = media.read_clip(path)
+        found = media.find_face(frame, lambda path=path: media.read_later_frames(path), 0.5, 0.5, "hog")
+        assert media.speech_seconds(samples) > 1, path
+        assert 0.8 < np.linalg.norm(media.dlib_feature(found.frame, found.box)) < 2, path
+
+
+def test_media_needs_no_tensorflow():
+    code = "import media, fetch, sys; print([m for m in ('tensorflow', 'keras', 'librosa', 'yt_dlp') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
