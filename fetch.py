@@ -36,6 +36,8 @@ TIMEOUT_SECONDS = 20.0  # of a connection that says nothing
 REQUEST_SLEEP_SECONDS = 0.75
 # Waits after a rate limit that names no time. YouTube's lasts "up to an hour".
 BACKOFF_SECONDS = (60, 240, 960, 3600)
+UNFINISHED = ".fetch"  # folder beside the clips for what is not whole yet
+LEFTOVER_SECONDS = 86_400  # age of what a killed run has left there
 TOLERANCE_SECONDS = 0.5  # by which a clip may be shorter than its segment
 
 # Why a segment could not be fetched, and the words of yt-dlp and ffmpeg that tell so; the first that fits counts.
@@ -117,6 +119,14 @@ def fetch(video_id: str, segments: list[Segment], manner: Manner) -> dict[Path, 
     return failures
 
 
+def remove_leftovers(videos: Path) -> None:
+    """Remove what killed runs have left of unfinished clips beside the clips, a day ago or earlier."""
+    for folder in (videos / UNFINISHED).glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if folder.stat().st_mtime < time.time() - LEFTOVER_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Turns. A file holds the time at which the next session of this machine may begin.
 
@@ -171,7 +181,7 @@ def _session(video_id: str, segments: list[Segment], manner: Manner) -> tuple[di
     FFmpegPostProcessor._ffmpeg_location.set(ffmpeg)  # as yt-dlp's own command line does; the option alone is not enough
     log = logging.Logger("yt-dlp")  # says nothing: what went wrong goes to the manifest
     log.addHandler(logging.NullHandler())
-    folder = segments[0].path.with_name(f".fetch-{video_id}-{segments[0].path.stem}")
+    folder = segments[0].path.parent / UNFINISHED / f"{video_id}-{segments[0].path.stem}"
     shutil.rmtree(folder, ignore_errors=True)  # of a killed run
     folder.mkdir(parents=True)
     settings = {
@@ -213,6 +223,8 @@ def _session(video_id: str, segments: list[Segment], manner: Manner) -> tuple[di
                     failures[segment.path] = failure
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # others are at work in it
+            folder.parent.rmdir()
     return failures, n_bytes
 
 

@@ -23,6 +23,7 @@ import fcntl
 import functools
 import hashlib
 import itertools
+import logging
 import math
 import multiprocessing
 import os
@@ -439,19 +440,22 @@ def connect(address: str):
     """
     import distributed
 
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it becomes an error here
+    client = None
     try:
         client = distributed.Client(address, timeout=SCHEDULER_SECONDS)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise InputError(
-            f"--scheduler: expected a Dask scheduler at {address}, found none; {' '.join(str(error).split())}"
-        ) from None
-    try:
         client.wait_for_workers(1, timeout=SCHEDULER_SECONDS)
         for module in (utils, media, fetch, sys.modules[extract.__module__]):  # the packages are the cluster's affair
             client.upload_file(module.__file__)
-    except TimeoutError:
-        raise InputError(f"--scheduler: expected workers at {address}, found none; start some: dask worker {address}") from None
-    return client, sum(client.nthreads().values())
+        return client, sum(client.nthreads().values())
+    except (OSError, ValueError, TimeoutError) as error:
+        if client:
+            client.close(timeout=1)
+        raise InputError(
+            f"--scheduler: expected a Dask scheduler with workers at {address}, found {'no worker' if client else 'none'}; "
+            f"start some: dask scheduler, dask worker {address}; {' '.join(str(error).split())}"
+        ) from None
 
 
 def in_parallel(start, function, tasks, window: int):
@@ -600,6 +604,7 @@ def main(argv=None) -> int:
     )
     work = Work((options.videos or options.data / "videos").absolute(), options.detector, options.face_model, manner)
     shard, n_shards = map(int, options.shard.split("/"))
+    fetch.remove_leftovers(work.videos)
 
     with concurrent.futures.ThreadPoolExecutor(1) as finisher:
         ids, rows = read_rows(options.csv, options.limit)
@@ -609,14 +614,21 @@ def main(argv=None) -> int:
             rows = rows[mine[rows.video]]  # a line without id has the position -1, the last
         networks = finisher.submit(load_networks, options.face_model)  # while the workers begin
         start, window = functools.partial(start_pool, options.workers), TASKS_PER_WORKER * options.workers
-        if options.scheduler:
-            client, n_threads = connect(options.scheduler)
-            start, window = functools.partial(client.get_executor, pure=False), TASKS_PER_WORKER * n_threads
-        try:
-            return run(options, work, ids, rows, manifest, networks, start, window, finisher)
-        finally:
-            for worker in multiprocessing.active_children():  # after Ctrl-C, say, one may be waiting for its turn to fetch
-                worker.terminate()
+        with contextlib.ExitStack() as stack:
+            if options.scheduler:
+                client, n_threads = connect(options.scheduler)
+                stack.enter_context(client)
+                start, window = functools.partial(client.get_executor, pure=False), TASKS_PER_WORKER * n_threads
+            try:
+                return run(options, work, ids, rows, manifest, networks, start, window, finisher)
+            except concurrent.futures.CancelledError:
+                raise InputError(
+                    f"--scheduler: expected the Dask scheduler at {options.scheduler} to stay, lost it; what is written stays; "
+                    "the same command goes on from here"
+                ) from None
+            finally:
+                for worker in multiprocessing.active_children():  # after Ctrl-C, say, one may be waiting for its turn to fetch
+                    worker.terminate()
 
 
 def run(options, work: Work, ids, rows: pd.DataFrame, manifest: pd.DataFrame, networks, start, window: int, finisher) -> int:

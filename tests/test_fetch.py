@@ -174,6 +174,16 @@ def test_cookies_and_proxy_go_along(server, manner, segment, counting_video):
     assert {by for _, by, *_ in server.requests} == {"yt-dlp", "ffmpeg"}
 
 
+def test_leftovers_of_killed_runs_go_after_a_day(tmp_path):
+    for name, age in (("old", 90_000), ("new", 60)):
+        (tmp_path / ".fetch" / name / "0").mkdir(parents=True)
+        os.utime(tmp_path / ".fetch" / name, (time.time() - age, time.time() - age))
+    (tmp_path / "clip.mp4").touch()
+    fetch.remove_leftovers(tmp_path)
+    fetch.remove_leftovers(tmp_path / "absent")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".fetch", "0", "clip.mp4", "new"]
+
+
 # ---------------------------------------------------------------- what does not
 
 

@@ -630,7 +630,7 @@ def wait_for(condition, seconds=60):
 
 @pytest.fixture
 def dask_cluster(tmp_path):
-    """A real scheduler on loopback and two worker processes: its address, and the workers' processes."""
+    """A real scheduler on loopback and two worker processes: its address, and the processes."""
     logs = open(tmp_path / "dask.log", "wb")  # noqa: SIM115
     port_file = tmp_path / "scheduler.json"
     dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
@@ -639,7 +639,7 @@ def dask_cluster(tmp_path):
     worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", port_file, "--nthreads", "1"]
     worker += ["--no-dashboard", "--no-nanny", "--local-directory", tmp_path]
     workers = [subprocess.Popen(worker, stdout=logs, stderr=logs, cwd=tmp_path) for _ in range(2)]
-    yield json.loads(port_file.read_text())["address"], workers
+    yield json.loads(port_file.read_text())["address"], workers, scheduler
     for process in (*workers, scheduler):
         process.kill()
         process.wait()
@@ -647,7 +647,7 @@ def dask_cluster(tmp_path):
 
 
 def test_a_dask_cluster_does_the_same_and_survives_the_loss_of_a_worker(dask_cluster, demo_data, demo_clips, tmp_path):
-    address, workers = dask_cluster
+    address, workers, _ = dask_cluster
     data = tmp_path / "data"
     command = [sys.executable, ROOT / "preprocess.py", "--csv", demo_clips / "avspeech_demo.csv", "--data", data]
     command += ["--videos", demo_clips / "videos", "--face-model", "dlib", "--scheduler", address]
@@ -661,10 +661,26 @@ def test_a_dask_cluster_does_the_same_and_survives_the_loss_of_a_worker(dask_clu
     assert "Traceback" not in err
 
 
+def test_the_loss_of_the_scheduler_is_told_in_a_line(dask_cluster, tmp_path):
+    address, _, scheduler = dask_cluster
+    path = write_csv(tmp_path / "a.csv", *((f"v{i}", 1, 4, 0.5, 0.5) for i in range(5)))
+    command = [sys.executable, ROOT / "preprocess.py", "--csv", path, "--data", tmp_path / "data", "--scheduler", address]
+    command += ["--face-model", "dlib", "--url-template", "http://127.0.0.1:11/{}.mp4", "--sleep", "20"]  # nobody there
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for((tmp_path / "data" / "manifest.csv").exists)  # the first one has failed, the others wait for their turn
+    scheduler.kill()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in err
+    assert err.splitlines()[-1].startswith(f"error: --scheduler: expected the Dask scheduler at {address}")
+
+
 def test_no_scheduler_is_told_in_a_line(demo_clips, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(preprocess, "SCHEDULER_SECONDS", 1)
     assert run_preprocess(demo_clips, tmp_path / "data", "--face-model", "dlib", "--scheduler", "tcp://127.0.0.1:9") == 1
-    assert "error: --scheduler: expected a Dask scheduler at tcp://127.0.0.1:9" in capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "error: --scheduler: expected a Dask scheduler with workers at tcp://127.0.0.1:9"
+        in capsys.readouterr().err.splitlines()[-1]
+    )
 
 
 def group_lives(process_group):
