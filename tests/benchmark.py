@@ -3,8 +3,9 @@
     python tests/benchmark.py preprocess
 
 prints clips a second of preprocess.py and of the slides' way, written out below; their ratio; the share of each stage; and the
-memory of all processes together. The clips are the real talking faces of --clips where that folder is there, demo clips
-otherwise. VGG-Face's weights are random, which takes the same time.
+memory of all processes together. The clips are the real talking faces of --clips where that folder is there, demo clips of
+640 x 360 otherwise; some are also fetched, by yt-dlp from a server on this machine. VGG-Face's weights are random, which takes
+the same time.
 """
 
 import argparse
@@ -46,6 +47,22 @@ def under_many_names(clips: list[Path], n: int, folder: Path) -> Path:
             (folder / "videos" / f"{utils.clip_name(f'v{i}', 0, 6)}.mp4").symlink_to(clips[i % len(clips)].resolve())
             csv.writer(file).writerow((f"v{i}", 0, 6, 0.5, 0.5))
     return folder / "clips.csv"
+
+
+@contextlib.contextmanager
+def mirror(clips: list[Path], n: int, folder: Path):
+    """Serve clips under n ids on loopback. Gives the url template, and a csv with a piece of each."""
+    from test_fetch import Server
+
+    folder.mkdir()
+    with open(folder / "clips.csv", "w", newline="") as file, Server(folder) as server:
+        for i in range(n):
+            (folder / f"v{i}.mp4").symlink_to(clips[i % len(clips)].resolve())
+            csv.writer(file).writerow((f"v{i}", 0.2, 2.7, 0.5, 0.5))
+        file.flush()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.url_template, folder / "clips.csv"
+        server.shutdown()
 
 
 def random_vggface(home: Path) -> None:
@@ -122,6 +139,12 @@ def preprocess(options) -> None:
             ours[face_model], shares, peak = this_way([*arguments, "--face-model", face_model], options.n)
             print(f"preprocess.py --face-model {face_model}: {ours[face_model]:.3f} s a clip, start-up included, ", end="")
             print(f"{1 / ours[face_model]:.1f} clips/s, at most {peak / 1e9:.2f} GB in all; {shares}", flush=True)
+
+        n = options.n // 5
+        with mirror([clip for clip in clips if clip.suffix == ".mp4"], n, folder / "mirror") as (template, path):
+            arguments = ["--csv", path, "--data", folder / "fetched", "--url-template", template, "--sleep", 0]
+            seconds, shares, _ = this_way([*arguments, "--face-model", "dlib"], n)
+            print(f"preprocess.py --face-model dlib, {n} clips of 2.5 s fetched: {seconds:.3f} s a clip; {shares}", flush=True)
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
