@@ -277,18 +277,19 @@ def read_manifest(data: Path) -> pd.DataFrame:
     """Read the manifest's last line of each clip.
 
     Returns:
-        status, face_model and detector (category), and the SIZES (float64) by the clip's name, hashed (uint64): it may have
-        millions of lines, which must not be as many Python strings in memory.
+        status, face_model and detector (category; unknown ones are missing), and the SIZES (float32), by the clip's name,
+        hashed (uint64): it may have millions of lines, which must not be as many Python strings in memory.
     """
-    kept = ["clip", "status", "face_model", "detector", *SIZES]
-    pieces = [pd.DataFrame(columns=kept[1:], index=np.array([], np.uint64))]
+    known = {"status": ("ready", *REASONS), "face_model": tuple(FEATURE_SIZE), "detector": ("hog", "cnn")}
+    types = {**{column: pd.CategoricalDtype(values) for column, values in known.items()}, **dict.fromkeys(SIZES, np.float32)}
+    pieces = [pd.DataFrame(columns=[*types], index=np.array([], np.uint64)).astype(types)]
     if manifest_path(data).exists():
         reader = pd.read_csv(
             manifest_path(data),
             header=None,
             names=MANIFEST_COLUMNS,
-            usecols=kept,
-            dtype={column: str for column in kept},
+            usecols=["clip", *types],
+            dtype=object,
             keep_default_na=False,
             quoting=csv.QUOTE_NONE,
             on_bad_lines="skip",
@@ -298,11 +299,13 @@ def read_manifest(data: Path) -> pd.DataFrame:
         )
         for piece in reader:
             piece.index = hash_names(piece.pop("clip"))
+            for column, values in known.items():
+                piece[column] = pd.Categorical(piece[column].where(piece[column].isin(values), None), values)
             for column in SIZES:
                 piece[column] = pd.to_numeric(piece[column], errors="coerce")
-            pieces.append(piece.astype({column: "category" for column in kept[1:4]}))
-    manifest = pd.concat([piece.astype({column: object for column in kept[1:4]}) for piece in pieces])
-    return manifest[~manifest.index.duplicated(keep="last")].astype({column: "category" for column in kept[1:4]})
+            pieces.append(piece.astype(types))
+    manifest = pd.concat(pieces)
+    return manifest[~manifest.index.duplicated(keep="last")]
 
 
 def hash_names(names) -> np.ndarray:

@@ -89,12 +89,12 @@ def parse_options(options_class, description: str, argv=None):
         else:
             arguments["type"] = kind
             if "choices" not in arguments:
-                arguments["metavar"] = kind.__name__.upper()
+                arguments.setdefault("metavar", kind.__name__.upper())
             if field.default is dataclasses.MISSING:
                 arguments["required"] = True
             else:
                 arguments["default"] = field.default
-            if field.default not in (dataclasses.MISSING, None):
+            if field.default not in (dataclasses.MISSING, None, ()):
                 shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
                 arguments["help"] += f" (default: {shown})"
         arguments["help"] = arguments["help"].replace("%", "%%")
