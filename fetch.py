@@ -36,8 +36,9 @@ TIMEOUT_SECONDS = 20.0  # of a connection that says nothing
 REQUEST_SLEEP_SECONDS = 0.75
 # Waits after a rate limit that names no time. YouTube's lasts "up to an hour".
 BACKOFF_SECONDS = (60, 240, 960, 3600)
+LONGEST_WAIT_SECONDS = 7200  # whatever the site says
 UNFINISHED = ".fetch"  # folder beside the clips for what is not whole yet
-LEFTOVER_SECONDS = 86_400  # age of what a killed run has left there
+LEFTOVER_SECONDS = 86_400  # age of what a killed run has left
 TOLERANCE_SECONDS = 0.5  # by which a clip may be shorter than its segment
 
 # Why a segment could not be fetched, and the words of yt-dlp and ffmpeg that tell so; the first that fits counts.
@@ -112,7 +113,7 @@ def fetch(video_id: str, segments: list[Segment], manner: Manner) -> dict[Path, 
         limited = [failure for failure in failed.values() if failure.reason == "rate-limited"]
         if not limited or backoff is None:
             return failures
-        seconds = max((failure.retry_after or 0 for failure in limited), default=0) or backoff
+        seconds = min(max(failure.retry_after or 0 for failure in limited) or backoff, LONGEST_WAIT_SECONDS)
         print(f"preprocess: {video_id}: rate limited, going on in {seconds:.0f} s", file=sys.stderr)
         put_off_turns(manner, time.time() + seconds)
         segments = [segment for segment in segments if failures.get(segment.path) in limited]
@@ -156,7 +157,7 @@ def wait_for_turn(manner: Manner) -> float:
     while True:
         with _next_turn(manner) as (at, put):
             now = time.time()
-            if at <= now or at > now + 2 * max(BACKOFF_SECONDS):  # the clock was set back
+            if at <= now or at > now + LEFTOVER_SECONDS:  # the clock was set back
                 put(now + manner.sleep_seconds * random.uniform(2 / 3, 4 / 3))
                 return now
         time.sleep(at - now)
@@ -212,7 +213,7 @@ def _session(video_id: str, segments: list[Segment], manner: Manner) -> tuple[di
     try:
         with yt_dlp.YoutubeDL(settings) as downloader:
             try:
-                video = downloader.extract_info(manner.url_template.format(video_id), download=False, process=False)
+                video = downloader.extract_info(manner.url_template.replace("{}", video_id), download=False, process=False)
             except yt_dlp.utils.DownloadError as error:
                 failure = _failure(error)
                 return {segment.path: failure for segment in segments}, 0

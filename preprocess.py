@@ -602,7 +602,7 @@ def main(argv=None) -> int:
         options.url_template,
         options.sleep,
         options.bytes_per_second(),
-        options.cookies and options.cookies.read_text(encoding="utf-8"),
+        options.cookies and options.cookies.read_text(encoding="utf-8", errors="replace"),
         options.proxy,
     )
     work = Work((options.videos or options.data / "videos").absolute(), options.detector, options.face_model, manner)
@@ -635,7 +635,7 @@ def main(argv=None) -> int:
 
 
 def run(options, work: Work, ids, rows: pd.DataFrame, manifest: pd.DataFrame, networks, start, window: int, finisher) -> int:
-    """Do what is to be done of the rows, and say what came of it. Returns the exit code."""
+    """Do what is to be done of the rows, and say what came of it: the second half of main. Returns the exit code."""
     started, busy = time.perf_counter(), collections.Counter()
     counts, n_before = collections.Counter(), 0  # of statuses
     progress = tqdm(desc="preprocess", total=len(rows), unit="row")
