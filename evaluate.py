@@ -85,45 +85,24 @@ def load_encoder(folder: Path, feature_size: int, width: float):
     return encoder
 
 
-def predict_features(encoder, data: Path, clips: list[str], feature_size: int, batch_size: int):
-    """Hear all clips.
-
-    Returns:
-        The features predicted from the voices, and those of the true faces, both float32 (len(clips), feature_size).
-
-    Raises:
-        InputError: if a clip's files are broken.
-    """
-    import model
-
-    batches, errors = model.clip_batches(data, clips, feature_size, batch_size)
-    voices, faces = [], []
-    try:
-        for spectrograms, features in batches:
-            voices.append(encoder.predict_on_batch(spectrograms))
-            faces.append(features.numpy())
-    except model.tf.errors.OpError as error:
-        raise (errors or [error])[0] from None
-    return np.concatenate(voices), np.concatenate(faces)
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # The table.
 
 
-def retrieval_row(voices: np.ndarray, faces: np.ndarray, mean_face: np.ndarray, ks) -> dict:
+def retrieval_row(voices: np.ndarray, faces: np.ndarray, centre: np.ndarray, mean_face: np.ndarray, ks) -> dict:
     """Score one part of the split.
 
     Args:
         voices: float32 (N, D), predicted features.
         faces: float32 (N, D), features of the true faces, the gallery.
+        centre: float32 (D,), where the run sees the features from: similar are those in the same direction from there.
         mean_face: float32 (D,), the mean feature of the training faces: what a network that hears nothing would predict.
         ks: sizes of the retrieved list.
 
     Returns:
         `gallery`, its size; `recall`, `chance` and `mean_face`, each a map from k to a share in [0, 1]; `median_rank`.
     """
-    ranks = utils.retrieval_ranks(voices, faces)
+    ranks = utils.retrieval_ranks(voices - centre, faces - centre)
     mean_ranks = utils.retrieval_ranks(mean_face[None], faces)
     return {
         "gallery": len(faces),
@@ -239,19 +218,24 @@ def main(argv=None) -> int:
     if not clips["train"]:
         raise InputError(f"{data}: expected training clips, found none; is it the data that {folder} was trained on?")
 
+    centre = utils.load_array(folder / utils.CENTRE, np.float32, (run["feature_size"],))
     encoder = load_encoder(folder, run["feature_size"], run["width"])
+
+    import model
+
     rows, mean_face = {}, None
     for part, part_clips in clips.items():
         if not part_clips:
             print(f"evaluate: no {part} clips in {data}, no row for them", file=sys.stderr)
             continue
-        voices, faces = predict_features(encoder, data, part_clips, run["feature_size"], options.batch_size)
+        voices, faces = model.predict_features(encoder, data, part_clips, run["feature_size"], options.batch_size)
         mean_face = faces.mean(axis=0) if part == "train" else mean_face
-        rows[part] = retrieval_row(voices, faces, mean_face, options.k)
+        rows[part] = retrieval_row(voices, faces, centre, mean_face, options.k)
     utils.write_json(folder / "metrics.json", rows)
     print(table(rows))
 
     if "test" in rows:
+        voices, faces = voices - centre, faces - centre
         ranks = utils.retrieval_ranks(voices, faces)
         pictures = pick_queries(ranks)
         for old in [*folder.glob("not_in_top_*.png"), *(folder / f"{name}.png" for name, _, _ in pictures)]:

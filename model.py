@@ -4,6 +4,7 @@ B is the batch size and T the number of frames: 598 for 6 s of speech, 259 (2.6 
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import os
@@ -24,10 +25,9 @@ from utils import (
     POWER,
     WINDOW,
     InputError,
-    load_array,
     load_embedding,
+    load_spectrogram,
     replacing,
-    spectrogram_path,
     stderr_to,
 )
 
@@ -89,6 +89,55 @@ FC_UNITS = 4096  # units of the first fully connected layer at width 1
 MIN_FRAMES = 259  # the fewest frames that reach conv9
 
 
+@tf.custom_gradient
+def _convolution(x, kernel):
+    """Convolve, stride 1, valid; the kernel's gradient is taken as matrix products, of which a CPU makes more than of
+    TensorFlow's own: for each place in the kernel, the input shifted by as much, times the output's gradient.
+    """
+    height, width, n_in, n_out = kernel.shape
+
+    def gradient(d_output):
+        d_x = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(x), filter=kernel, out_backprop=d_output, strides=[1] * 4, padding="VALID"
+        )
+        row = tf.shape(x)[2]
+        # As wide as x, so that a shift in time and frequency is one shift of the flat array.
+        flat = tf.reshape(tf.pad(d_output, ((0, 0), (0, height - 1), (0, width - 1), (0, 0))), (-1, n_out))
+        flat_x = tf.reshape(x, (-1, n_in))
+        n = tf.shape(flat_x)[0] - (height - 1) * row - (width - 1)
+        shifts = [i * row + j for i in range(height) for j in range(width)]
+        products = [tf.matmul(flat_x[shift : shift + n], flat[:n], transpose_a=True) for shift in shifts]
+        return d_x, tf.reshape(tf.stack(products), kernel.shape)
+
+    return tf.nn.conv2d(x, kernel, 1, "VALID"), gradient
+
+
+class Conv2D(layers.Conv2D):
+    """Keras's layer, whose backward pass is made faster on CPUs."""
+
+    def convolution_op(self, inputs, kernel):
+        n_in, n_out = kernel.shape[2:]
+        small = n_in * n_out < 512  # measured: below, TensorFlow's own is faster
+        if self.strides != (1, 1) or small or tf.config.list_logical_devices("GPU"):
+            return super().convolution_op(inputs, kernel)
+        return _convolution(inputs, tf.convert_to_tensor(kernel))
+
+
+class BatchNormalization(layers.BatchNormalization):
+    """Keras's layer for (B, T, N, C), in TensorFlow's one fused operation instead of a dozen, without casts to float32."""
+
+    def call(self, inputs, training=None):
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        if not training:
+            mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
+            return tf.compat.v1.nn.fused_batch_norm(inputs, gamma, beta, mean, variance, self.epsilon, is_training=False)[0]
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(inputs, gamma, beta, epsilon=self.epsilon)
+        n = tf.cast(tf.size(inputs) / tf.size(beta), tf.float32)
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance * (n - 1) / n)):
+            moving.assign(moving * self.momentum + value * (1 - self.momentum))
+        return outputs
+
+
 def voice_encoder(feature_size: int = FEATURE_SIZE["vggface"], width: float = 1.0) -> keras.Model:
     """Build the network that hears a face: spectrogram -> face feature.
 
@@ -103,10 +152,11 @@ def voice_encoder(feature_size: int = FEATURE_SIZE["vggface"], width: float = 1.
 
     Source: slides, "Speech encoder architecture".
     """
-    synchronized = tf.distribute.get_strategy().num_replicas_in_sync > 1  # batch norm over all GPUs, as over one
 
-    def batch_norm(name):
-        return layers.BatchNormalization(momentum=BN_MOMENTUM, synchronized=synchronized, name=name)
+    def batch_norm(name, fused=True):
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:  # over all GPUs, as over one
+            return layers.BatchNormalization(momentum=BN_MOMENTUM, synchronized=True, name=name)
+        return (BatchNormalization if fused else layers.BatchNormalization)(momentum=BN_MOMENTUM, name=name)
 
     def scaled(channels):
         return max(1, round(channels * width))
@@ -116,14 +166,14 @@ def voice_encoder(feature_size: int = FEATURE_SIZE["vggface"], width: float = 1.
         if name.startswith("pool"):
             x = layers.MaxPooling2D(kernel, stride, name=name)(x)
             continue
-        x = layers.Conv2D(scaled(channels), kernel, stride, name=name)(x)
+        x = Conv2D(scaled(channels), kernel, stride, name=name)(x)
         if name != ENCODER[-1][0]:
             x = layers.ReLU(name=name.replace("conv", "relu"))(x)
             x = batch_norm(name.replace("conv", "bn"))(x)
     # (B, 6, 57, 512)
     x = keras.ops.mean(x, axis=1)  # (B, 57, 512): "avgpool, infinity x 1", over all time
     x = layers.ReLU(name="relu9")(x)
-    x = batch_norm("bn9")(x)
+    x = batch_norm("bn9", fused=False)(x)
     x = layers.Flatten(name="flatten")(x)  # (B, 29184)
     x = layers.Dense(scaled(FC_UNITS), activation="relu", name="fc1")(x)  # (B, 4096)
     feature = layers.Dense(feature_size, dtype="float32", name="fc2")(x)  # (B, feature_size)
@@ -143,63 +193,114 @@ READERS = 4  # clips read at the same time
 PREFETCH = 4  # batches ready in memory
 
 
-def clip_batches(data: Path, clips: list[str], feature_size: int, batch_size: int, n_frames: int = N_FRAMES, epoch=None):
-    """Read clips as batches.
+def _read_all(numbers, read, n_frames: int, feature_size: int, batch_size: int, errors: list):
+    """Batch what `read` gives for each number of a dataset, in its order. `errors` receives the error of a file at fault."""
+
+    def read_or_note(number):
+        try:
+            return read(int(number))
+        except (InputError, OSError) as error:
+            errors.append(error)
+            raise
+
+    def read_tensors(number):
+        spectrogram, feature = tf.numpy_function(read_or_note, [number], (tf.float16, tf.float32), stateful=False)
+        return tf.ensure_shape(spectrogram, (n_frames, N_BINS, 2)), tf.ensure_shape(feature, (feature_size,))
+
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread sleeps on for seconds when the clips are at their end, and all wait for it
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    dataset = numbers.map(read_tensors, num_parallel_calls=READERS).batch(batch_size)
+    return dataset.prefetch(PREFETCH).with_options(options)
+
+
+def clip_batches(data: Path, clips: list[str], feature_size: int, batch_size: int):
+    """Read clips as batches, in their order, whole; the last batch may be smaller.
 
     Args:
         data: folder that preprocess.py wrote.
         clips: names of clips.
         feature_size: numbers in their face features.
-        batch_size: clips in a batch, over all replicas.
-        n_frames: frames of a clip to give, N_FRAMES or fewer.
-        epoch: None: the clips in their order, each from its start, the last batch may be smaller. A tuple of int, such as
-            (seed, epoch): for training, order and start of each clip are drawn from it, and the last batch is left out if
-            it is not full. The same tuple always gives the same batches.
+        batch_size: clips in a batch.
 
     Returns:
-        tf.data.Dataset of (float16 (B, n_frames, N_BINS, 2), float32 (B, feature_size)), and a list that receives the error
+        tf.data.Dataset of (float16 (B, N_FRAMES, N_BINS, 2), float32 (B, feature_size)), and a list that receives the error
         when a file is at fault: TensorFlow itself only passes its text on.
     """
     errors = []
 
-    def read(number, clip):
-        clip = clip.decode()
-        try:
-            spectrogram = load_array(spectrogram_path(data, clip), np.float16, (N_FRAMES, N_BINS, 2))
-            feature = load_embedding(data, clip, feature_size)
-        except (InputError, OSError) as error:
-            errors.append(error)
-            raise
-        start = 0 if epoch is None else np.random.default_rng([*epoch, number]).integers(N_FRAMES - n_frames + 1)
-        return spectrogram[start : start + n_frames], feature
+    def read(number):
+        return load_spectrogram(data, clips[number]), load_embedding(data, clips[number], feature_size)
 
-    def read_tensors(number, clip):
-        spectrogram, feature = tf.numpy_function(read, (number, clip), (tf.float16, tf.float32), stateful=False)
-        return tf.ensure_shape(spectrogram, (n_frames, N_BINS, 2)), tf.ensure_shape(feature, (feature_size,))
-
-    order = np.arange(len(clips)) if epoch is None else np.random.default_rng(epoch).permutation(len(clips))
-    dataset = tf.data.Dataset.from_tensor_slices((order, np.array(clips)[order]))
-    dataset = dataset.map(read_tensors, num_parallel_calls=READERS).batch(batch_size, drop_remainder=epoch is not None)
-    options = tf.data.Options()
-    options.autotune.enabled = False  # its thread sleeps on for seconds when the clips are at their end, and all wait for it
-    return dataset.prefetch(PREFETCH).with_options(options), errors
+    return _read_all(tf.data.Dataset.range(len(clips)), read, N_FRAMES, feature_size, batch_size, errors), errors
 
 
-def strategy():
-    """Return how to spread the work: MirroredStrategy over all GPUs, or over all CPU devices where there is no GPU.
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """What training hears of the clips: a function of seed, epoch and clip, whatever the hardware."""
 
-    One device alone takes TensorFlow's default strategy: the same computation, without the hand-over of batches between
-    devices, which stalls for seconds now and then at the end of an epoch.
+    batch_size: int  # clips in a step, over all replicas
+    n_frames: int  # of a clip, from anywhere in it, N_FRAMES or fewer
+    mask_bins: int  # two bands of up to so many frequency bins are silenced
+    mask_frames: int  # two spans of up to so many frames are silenced
+    seed: int
+
+    def of(self, spectrogram: np.ndarray, epoch: int, number: int) -> np.ndarray:
+        """Cut and mask clip `number` for an epoch. float16 (N_FRAMES, N_BINS, 2) -> float16 (n_frames, N_BINS, 2)
+
+        Source of the masks: Park et al., "SpecAugment", Interspeech 2019.
+        """
+        rng = np.random.default_rng([self.seed, epoch, number])
+        start = rng.integers(N_FRAMES - self.n_frames + 1)
+        piece = spectrogram[start : start + self.n_frames].copy()
+        for _ in range(2):
+            for axis, most in enumerate((self.mask_frames, self.mask_bins)):
+                length = rng.integers(min(most, piece.shape[axis]) + 1)
+                start = rng.integers(piece.shape[axis] - length + 1)
+                piece[(slice(None),) * axis + (slice(start, start + length),)] = 0
+        return piece
+
+
+def training_batches(data: Path, clips: list[str], feature_size: int, pieces: Pieces, first_step: int, last_step: int):
+    """Read pieces of clips for the steps [first_step, last_step), counted over all epochs, on all replicas of the strategy.
+
+    Each epoch takes the clips in an order of its own, and leaves out the last ones where they fill no batch. Which clips make
+    up a step, and what is heard of each, depends on `pieces` alone.
+
+    Returns:
+        Iterator of what `training_step` takes, and a list that receives the error when a file is at fault.
     """
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if len(devices) == 1:
-        return tf.distribute.get_strategy()
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
+    strategy, errors = tf.distribute.get_strategy(), []
+    n_steps = len(clips) // pieces.batch_size  # in an epoch
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch):
+        return np.random.default_rng([pieces.seed, epoch]).permutation(len(clips))
+
+    def read(place):
+        step, in_batch = divmod(place, pieces.batch_size)
+        epoch, step = divmod(step, n_steps)
+        number = order(epoch)[step * pieces.batch_size + in_batch]
+        spectrogram = pieces.of(load_spectrogram(data, clips[number]), epoch, number)
+        return spectrogram, load_embedding(data, clips[number], feature_size)
+
+    def of_one_machine(context):
+        share = pieces.batch_size // context.num_input_pipelines  # of each batch, this machine's
+        numbers = tf.data.Dataset.range(first_step * share, last_step * share)
+        places = numbers.map(lambda n: n // share * pieces.batch_size + context.input_pipeline_id * share + n % share)
+        per_replica = context.get_per_replica_batch_size(pieces.batch_size)
+        return _read_all(places, read, pieces.n_frames, feature_size, per_replica, errors)
+
+    return iter(strategy.distribute_datasets_from_function(of_one_machine)), errors
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Losses. Each takes the true and the predicted face features, float32 (B, D), and returns one loss per clip, float32 (B,);
-# Keras takes the mean over the batch. Source: slides, "Loss calculations".
+# training takes the mean over the batch, over all replicas. Source: slides, "Loss calculations".
+
+LAMBDA_1, LAMBDA_2 = 0.025, 200.0  # weights of l2 and distillation. Source: Oh et al., CVPR 2019, implementation details
+DISTILLATION_TEMPERATURE = 2.0  # same source
+CONTRASTIVE_TEMPERATURE = 0.1
 
 
 def l1_loss(face, voice):
@@ -213,7 +314,222 @@ def l2_loss(face, voice):
     return tf.reduce_sum(difference**2, axis=-1)
 
 
-LOSSES = {"l1": l1_loss, "l2": l2_loss}  # the name is train.py's --loss; the slides' total loss, with fc8, belongs here
+def distillation_loss(face, voice, fc8):
+    """Return -sum_i p_i(v_f) log p_i(v_s) over VGG-Face's 2,622 people, with p(a) = softmax(fc8(relu(a)) / T).
+
+    Args:
+        face, voice: float32 (B, 4096).
+        fc8: function from float32 (B, 4096) to logits, float32 (B, 2622); see `vggface_fc8`.
+    """
+    p_face, log_p_voice = (
+        activation(fc8(tf.nn.relu(feature)) / DISTILLATION_TEMPERATURE)
+        for activation, feature in ((tf.nn.softmax, face), (tf.nn.log_softmax, voice))
+    )
+    return -tf.reduce_sum(p_face * log_p_voice, axis=-1)
+
+
+def contrastive_loss(face, voice):
+    """Return the mean of -log p(true face | voice) and -log p(true voice | face), among all clips of the step.
+
+    p is the softmax of the cosine similarities over CONTRASTIVE_TEMPERATURE; the step's clips are those of all replicas.
+    Source: van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018 (InfoNCE).
+    """
+    face, voice = tf.math.l2_normalize(face, axis=-1), tf.math.l2_normalize(voice, axis=-1)
+    all_faces, all_voices, first = face, voice, 0
+    context = tf.distribute.get_replica_context()
+    if context is not None and context.num_replicas_in_sync > 1:
+        all_faces, all_voices = (context.all_gather(feature, axis=0) for feature in (face, voice))
+        first = context.replica_id_in_sync_group * tf.shape(face)[0]
+    true = first + tf.range(tf.shape(face)[0])
+
+    def surprise(queries, answers):
+        logits = tf.matmul(queries, answers, transpose_b=True) / CONTRASTIVE_TEMPERATURE  # (B, B of all replicas)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(true, logits)
+
+    return (surprise(voice, all_faces) + surprise(face, all_voices)) / 2
+
+
+def loss_function(name: str, centre: np.ndarray):
+    """Return one of LOSSES, by train.py's --loss.
+
+    Args:
+        name: l1, l2, total or contrastive.
+        centre: float32 (D,); l2 and contrastive compare directions as seen from it: most of a face feature's length is the
+            mean face, the same for everybody, and hides what tells people apart.
+
+    Raises:
+        InputError: if VGG-Face's weights are needed and cannot be had, or the features are not VGG-Face's.
+    """
+    centre = tf.constant(centre)
+
+    def l2(face, voice):
+        return l2_loss(face - centre, voice - centre)
+
+    if name == "total":
+        if len(centre) != FEATURE_SIZE["vggface"]:
+            raise InputError(
+                f"--loss total: expected face features of {FEATURE_SIZE['vggface']} numbers, for VGG-Face's last layer, found "
+                f"{len(centre)}; use another --loss, or make the clips ready with preprocess.py --face-model vggface"
+            )
+        fc8 = vggface_fc8()
+
+        def total(face, voice):  # the paper's third term, through the face decoder's first layer, belongs here
+            return LAMBDA_1 * l2(face, voice) + LAMBDA_2 * distillation_loss(face, voice, fc8)
+
+        return total
+    return {
+        "l1": l1_loss,
+        "l2": l2,
+        "contrastive": lambda face, voice: contrastive_loss(face - centre, voice - centre),
+    }[name]
+
+
+LOSSES = ("l1", "l2", "total", "contrastive")
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Training: hardware, optimizer, step.
+
+# Source: Oh et al., "Speech2Face", CVPR 2019, implementation details.
+BETA_1 = 0.5
+EPSILON = 1e-4
+DECAY_RATE, DECAY_STEPS = 0.95, 10_000  # the paper's learning rate: times 0.95 every 10,000 steps
+
+WARM_UP = 0.05  # of all steps, while the cosine schedule rises
+FIRST_LOSS_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000  # of mixed_float16, as Keras has them
+
+
+CPU_INFO = Path("/proc/cpuinfo")  # Linux's
+
+
+def best_precision() -> str:
+    """Return the Keras policy that is fastest on this machine: mixed only where the hardware computes with 16 bits."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        capability = min(tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus)
+        return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else "float32"
+    flags = set(CPU_INFO.read_text().split()) if CPU_INFO.exists() else set()
+    return "mixed_bfloat16" if flags & {"avx512_bf16", "amx_bf16"} else "float32"
+
+
+def strategy():
+    """Return how to spread the work: over the machines that TF_CONFIG names; over all GPUs; or, where there is no GPU, over all
+    CPU devices. To be called before anything is computed.
+
+    One device alone takes TensorFlow's default strategy: the same computation, without the hand-over of batches between
+    devices.
+    """
+    if os.environ.get("TF_CONFIG"):
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) == 1:
+        return tf.distribute.get_strategy()
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def is_chief() -> bool:
+    """Return whether this machine, of those that train together, is the one that validates and writes."""
+    cluster = tf.distribute.get_strategy().cluster_resolver
+    return (
+        cluster is None
+        or cluster.task_type in (None, "", "chief")
+        or (cluster.task_id == 0 and "chief" not in cluster.cluster_spec().jobs)
+    )
+
+
+def adam(encoder, schedule: str, learning_rate: float, n_steps: int, weight_decay: float):
+    """Return Adam with the paper's constants, ready for the encoder's weights.
+
+    Args:
+        encoder: the model to be trained.
+        schedule: "paper", steps down by DECAY_RATE; or "cosine", up over the first WARM_UP of n_steps, then down to 0.
+        learning_rate: the highest, at the start or after the warm-up.
+        n_steps: of the whole training.
+        weight_decay: share of the kernels that a step takes away, times the learning rate (AdamW).
+    """
+    if schedule == "paper":
+        rate = keras.optimizers.schedules.ExponentialDecay(learning_rate, DECAY_STEPS, DECAY_RATE, staircase=True)
+    else:
+        rising = max(1, round(WARM_UP * n_steps))
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, max(1, n_steps - rising), warmup_target=learning_rate, warmup_steps=rising
+        )
+    optimizer = keras.optimizers.Adam(rate, beta_1=BETA_1, epsilon=EPSILON, weight_decay=weight_decay or None)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer.build(encoder.trainable_variables)
+    return optimizer
+
+
+class LossScale(keras.layers.Layer):
+    """The factor that keeps mixed_float16's gradients above its smallest number: halved when they overflow, doubled after
+    STEPS_TO_DOUBLE steps in which they did not. Keras's own does not work over several GPUs.
+    """
+
+    def __init__(self):
+        super().__init__(dtype="float32", trainable=False)
+        self.factor = self.add_weight(name="factor", initializer=keras.initializers.Constant(FIRST_LOSS_SCALE))
+        self.steps = self.add_weight(name="steps", initializer="zeros")
+
+    def update(self, finite):
+        """Take note of a step. Returns nothing."""
+        steps = tf.where(finite, self.steps + 1, 0.0)
+        double = steps >= STEPS_TO_DOUBLE
+        self.factor.assign(tf.where(finite, tf.where(double, 2.0, 1.0), 0.5) * self.factor)
+        self.steps.assign(tf.where(double, 0.0, steps))
+
+
+def training_step(encoder, optimizer, loss, batch_size: int, loss_scale: LossScale | None = None):
+    """Return a function that trains on a batch of `training_batches` and returns its mean loss over all replicas."""
+    strategy = tf.distribute.get_strategy()
+    variables = encoder.trainable_variables
+
+    def on_one_replica(spectrograms, faces):
+        with tf.GradientTape() as tape:
+            clip_losses = loss(faces, encoder(spectrograms, training=True))
+            mean = tf.reduce_sum(clip_losses) / batch_size
+            scaled = mean * tf.convert_to_tensor(loss_scale.factor) if loss_scale else mean
+        gradients = tape.gradient(scaled, variables)
+        if loss_scale:
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+            if strategy.num_replicas_in_sync > 1:
+                failures = tf.distribute.get_replica_context().all_reduce("SUM", tf.cast(~finite, tf.float32))
+                finite = failures == 0
+            gradients = [tf.where(finite, gradient / loss_scale.factor, 0.0) for gradient in gradients]  # 0: a step left out
+            loss_scale.update(finite)
+        optimizer.apply(gradients, variables)
+        return mean
+
+    @tf.function
+    def step(batch):
+        return strategy.reduce("SUM", strategy.run(on_one_replica, batch), axis=None)
+
+    return step
+
+
+@functools.lru_cache(maxsize=1)
+def _hearing(encoder):
+    """Return the encoder as a compiled function."""
+    return tf.function(lambda spectrograms: encoder(spectrograms, training=False), reduce_retracing=True)
+
+
+def predict_features(encoder, data: Path, clips: list[str], feature_size: int, batch_size: int):
+    """Hear all clips.
+
+    Returns:
+        The features predicted from the voices, and those of the true faces, both float32 (len(clips), feature_size).
+
+    Raises:
+        InputError: if a clip's files are broken.
+    """
+    batches, errors = clip_batches(data, clips, feature_size, batch_size)
+    voices, faces = [], []
+    try:
+        for spectrograms, features in batches:
+            voices.append(_hearing(encoder)(spectrograms).numpy())
+            faces.append(features.numpy())
+    except tf.errors.OpError as error:
+        raise (errors or [error])[0] from None
+    return np.concatenate(voices), np.concatenate(faces)
+
 
 # ----------------------------------------------------------------------------------------------------------------------
 # VGG-Face. Source: Parkhi et al., "Deep Face Recognition", BMVC 2015; the package keras-vggface.
@@ -326,6 +642,28 @@ def vggface():
         raise InputError(
             f"{path}: expected the weights of VGG-Face, found something else ({error}); delete it to download it again"
         ) from error
+
+
+def vggface_fc8():
+    """Return VGG-Face's last layer, fc8, as a function: float32 (B, 4096), fc7 after its ReLU, to logits, float32 (B, 2622).
+
+    Only its 43 MB are read, of the 580 MB of VGG-Face's weights.
+
+    Raises:
+        InputError: if the weights cannot be had or do not fit.
+    """
+    path = fetch_vggface_weights()
+    try:
+        with h5py.File(path) as file:
+            kernel, bias = (file["fc8"][name][...] for name in file["fc8"].attrs["weight_names"])
+        if kernel.shape != (FEATURE_SIZE["vggface"], len(bias)):
+            raise ValueError(f"fc8 of shape {kernel.shape}")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: expected the weights of VGG-Face, found something else ({error}); delete it to download it again"
+        ) from error
+    kernel, bias = tf.Variable(kernel, trainable=False), tf.Variable(bias, trainable=False)
+    return lambda feature: tf.matmul(feature, kernel) + bias
 
 
 def face_embedder():

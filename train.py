@@ -3,58 +3,89 @@
 Reads what preprocess.py wrote under --data, of the training and validation videos. Writes to checkpoints/<run>/
 
     options.json       what the run was started with
+    clips.json         the clips that it trains and validates on
+    centre.pkl         the face feature from which --loss l2 and contrastive see the others: the training faces' mean
     history.jsonl      one object an epoch
-    best.weights.h5    the weights of the epoch with the lowest validation loss
-    last.weights.h5    the weights of the last epoch
+    curves.png         loss and recall over the epochs
+    tensorboard/       the same for TensorBoard, and the loss of every step
+    best.weights.h5    the weights of the epoch that told validation people apart best
+    last.weights.h5    the last weights, and all that --resume needs to go on as if nothing had happened
 
     python train.py
 """
 
+import contextlib
 import dataclasses
 import json
 import math
+import os
+import signal
 import sys
 import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 from tqdm import tqdm
 
 import utils
 from utils import HOP, N_FRAMES, SAMPLE_RATE, WINDOW, InputError, check, option
 
-# Source: Oh et al., "Speech2Face", CVPR 2019, implementation details.
-BETA_1 = 0.5
-EPSILON = 1e-4
-DECAY_RATE, DECAY_STEPS = 0.95, 10_000  # the learning rate times 0.95 every 10,000 steps
-
 MIN_SECONDS = 2.61  # s; the encoder needs 259 frames
+CENTRE_FACES = 10_000  # faces whose mean is the centre, at most
+VALIDATION_CLIPS = 5_000  # at most: what a longer validation adds is not worth its time
+RECALL_AT = (1, 5, 10)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     data: Path = option("folder that preprocess.py wrote", utils.DATA)
     run: str = option("name of the run: its folder is checkpoints/<run>; or a path", "base")
-    loss: str = option("l2: of the normalised features; l1: of the features as they are", "l2", choices=("l1", "l2"))
+    resume: bool = option("go on with the run from its last checkpoint, with its options; --epochs may be more", False)
+    loss: str = option(
+        "l2: of the normalised features; l1: of the features as they are; total: the paper's, l2 and distillation through "
+        "VGG-Face's last layer; contrastive: of telling the step's faces apart",
+        "l2",
+        choices=("l1", "l2", "total", "contrastive"),
+    )
+    centre: str = option(
+        "where l2, contrastive and retrieval see the features from: the training faces' mean, or zero, as in the paper",
+        "mean",
+        choices=("mean", "zero"),
+    )
     epochs: int = option("passes over the training clips", 30)
-    batch_size: int = option("clips in a step, over all GPUs together", 8)
-    learning_rate: float = option(f"of Adam, at the start; times {DECAY_RATE} every {DECAY_STEPS:,} steps", 1e-3)
+    batch_size: int = option("clips in a step, over all GPUs and machines together", 8)
+    learning_rate: float = option("of Adam, the highest", 1e-3)
+    schedule: str = option(
+        "of the learning rate. cosine: up over the first 20th of the steps, down to 0; paper: times 0.95 every 10,000 steps",
+        "cosine",
+        choices=("cosine", "paper"),
+    )
+    weight_decay: float = option("share of the weights that a step takes away, times the learning rate", 0.0)
     width: float = option("scale of the encoder's channels; 1 is the paper's network, 0.125 trains on a CPU", 1.0)
     seconds: float = option(
         f"length of the piece of each clip that a step hears, {MIN_SECONDS} to 6 s, drawn anew each time", 6.0
     )
+    mask_bins: int = option("two bands of up to so many of the 257 frequency bins are silenced in each piece", 40)
+    mask_frames: int = option("two spans of up to so many frames, 10 ms each, are silenced in each piece", 40)
     precision: str = option(
-        "of the computation; the mixed ones are faster on hardware that has them",
-        "float32",
-        choices=("float32", "mixed_float16", "mixed_bfloat16"),
+        "of the computation; auto: mixed where the hardware computes with 16 bits",
+        "auto",
+        choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     )
-    seed: int = option("of the split, the first weights and the order of the clips", 0)
+    save_minutes: float = option("time between checkpoints within an epoch; there is one after each epoch, too", 15.0)
+    seed: int = option("of the split, the first weights, the order of the clips and their pieces", 0)
 
     def __post_init__(self):
         check(self.epochs >= 1, f"--epochs: expected at least 1, found {self.epochs}")
         check(self.batch_size >= 1, f"--batch-size: expected at least 1, found {self.batch_size}")
         check(0 < self.learning_rate < math.inf, f"--learning-rate: expected more than 0, found {self.learning_rate}")
+        check(0 <= self.weight_decay < math.inf, f"--weight-decay: expected 0 or more, found {self.weight_decay}")
         check(0 < self.width <= 4, f"--width: expected more than 0, 4 at most, found {self.width}")
         check(MIN_SECONDS <= self.seconds <= 6, f"--seconds: expected {MIN_SECONDS} to 6, found {self.seconds}")
+        check(self.mask_bins >= 0, f"--mask-bins: expected 0 or more, found {self.mask_bins}")
+        check(self.mask_frames >= 0, f"--mask-frames: expected 0 or more, found {self.mask_frames}")
+        check(self.save_minutes >= 0, f"--save-minutes: expected 0 or more, found {self.save_minutes}")
         check(self.seed >= 0, f"--seed: expected 0 or more, found {self.seed}")
 
 
@@ -63,138 +94,445 @@ def frames_in(seconds: float) -> int:
     return min(N_FRAMES, 1 + (round(seconds * SAMPLE_RATE) - WINDOW) // HOP)
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# A run's folder.
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands between two steps.
+
+    With the weights and the optimizer's state it is all that it takes to go on: every random draw is a function of seed,
+    epoch and clip.
+    """
+
+    step: int = 0  # steps done, over all epochs
+    loss_sum: float = 0.0  # of the present epoch's steps, and so are the next two
+    seconds: float = 0.0
+    waiting_seconds: float = 0.0  # of them, for clips
+    best_epoch: int = 0
+    best_score: float = -1.0
+    history: list[dict] = dataclasses.field(default_factory=list)
+
+
 def set_aside(folder: Path) -> None:
     """Move a folder that holds the weights of an earlier run to <folder>-1, or the next free number."""
-    if not (folder / utils.BEST_WEIGHTS).exists():
+    if not (folder / utils.LAST_WEIGHTS).exists():
         return
     number = 1
     while (kept := folder.with_name(f"{folder.name}-{number}")).exists():
         number += 1
     folder.rename(kept)
-    print(f"train: {folder} holds an earlier run, now kept as {kept}", file=sys.stderr)
+    print(f"train: {folder} holds an earlier run, now kept as {kept}; --resume would go on with it", file=sys.stderr)
 
 
-def compile_encoder(options: Options, feature_size: int):
-    """Build the voice encoder on all the machine's GPUs, or on its CPU.
+def resumed(options: Options, given: set[str]) -> Options:
+    """Return the options that a run goes on with: its own, but for those that may change.
+
+    Args:
+        options: those of the command line.
+        given: the names of those that it names.
+
+    Raises:
+        InputError: if there is no checkpoint, or an option was given that would make it another run.
+    """
+    folder = utils.run_folder(options.run)
+    if not (folder / utils.LAST_WEIGHTS).exists():
+        raise InputError(f"{folder}: expected a run's {utils.LAST_WEIGHTS} to go on with, found none; leave out --resume")
+    path = folder / utils.OPTIONS
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = Options(**{field.name: saved[field.name] for field in dataclasses.fields(Options)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected the options of a run, found {error!r}; start it anew without --resume") from error
+    free = given & {"data", "run", "epochs", "save_minutes"} | {"resume"}
+    for name in sorted(given - free):
+        if getattr(options, name) != getattr(saved, name):
+            raise InputError(
+                f"--{name.replace('_', '-')}: expected {getattr(saved, name)}, with which {folder} was started, found "
+                f"{getattr(options, name)}; leave it out to go on with the run, or leave out --resume to start another"
+            )
+    return dataclasses.replace(saved, **{"data": Path(saved.data), **{name: getattr(options, name) for name in free}})
+
+
+def save_checkpoint(path: Path, encoder, state: list, progress: Progress) -> None:
+    """Write the encoder's weights, so that Keras can load them, with the rest of the training beside them in one file.
+
+    Args:
+        path: the file.
+        encoder: the model.
+        state: what else there is, Keras variables.
+        progress: where the run stands.
+
+    Raises:
+        OSError: if it cannot be written; the earlier file is still there then.
+    """
+    variables = [*encoder.weights, *state]
+    size = sum(math.prod(variable.shape) * 4 for variable in variables) + 4096 * len(variables)
+    try:
+        with utils.replacing(path) as temporary:
+            if hasattr(os, "posix_fallocate"):  # HDF5 may crash on a full disk; this says so before
+                with open(temporary, "wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, size)
+            encoder.save_weights(temporary)
+            with h5py.File(temporary, "a") as file:
+                training = file.create_group("training")
+                training["progress"] = json.dumps(dataclasses.asdict(progress))
+                for number, variable in enumerate(state):
+                    training[f"state/{number:04}"] = variable.numpy()
+    except (OSError, RuntimeError) as error:  # h5py's, of a full disk, may be either
+        reason = str(error).splitlines()[0]
+        raise OSError(
+            f"{path}: could not be written ({reason}); what was there is unharmed; make room, then --resume"
+        ) from error
+
+
+def load_checkpoint(path: Path, encoder, state: list) -> Progress:
+    """Read what `save_checkpoint` wrote into the encoder and the variables of `state`.
+
+    Raises:
+        InputError: if it does not fit.
+    """
+    try:
+        encoder.load_weights(path)
+        with h5py.File(path) as file:
+            saved = [array[...] for _, array in sorted(file["training/state"].items())]
+            progress = Progress(**json.loads(file["training/progress"][()]))
+        if [array.shape for array in saved] != [tuple(variable.shape) for variable in state]:
+            raise ValueError("another optimizer's state")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InputError(f"{path}: expected the checkpoint of this run, found something else ({reason})") from error
+    for variable, array in zip(state, saved):
+        variable.assign(array)
+    return progress
+
+
+def draw_curves(path: Path, history: list[dict]) -> None:
+    """Draw loss and validation recall over the epochs, the best epoch marked."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [record["epoch"] for record in history]
+    gallery = history[-1]["val_gallery"]
+    figure, (losses, recalls) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    losses.plot(epochs, [record["train_loss"] for record in history], label="training")
+    losses.plot(epochs, [record["val_loss"] for record in history], label="validation")
+    losses.set(xlabel="epoch", ylabel="loss", title="loss")
+    for k, colour in zip(RECALL_AT, ("C0", "C1", "C2")):
+        recalls.plot(epochs, [100 * record["val_recall"][str(k)] for record in history], colour, label=f"R@{k}")
+        recalls.axhline(100 * utils.chance_at_k(gallery, k), color=colour, linestyle=":", linewidth=1)
+    recalls.plot(epochs, [100 * record["val_matching"] for record in history], "C3", label="1:2 matching")
+    recalls.axhline(50, color="C3", linestyle=":", linewidth=1)
+    recalls.set(xlabel="epoch", ylabel="%", ylim=(0, 100), title=f"validation, {gallery} faces (dotted: chance)")
+    best = max(history, key=lambda record: record["val_matching"])["epoch"]
+    for axes in (losses, recalls):
+        axes.axvline(best, color="grey", linewidth=1, label="best epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(fontsize=8)
+    with utils.replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    pyplot.close(figure)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Training.
+
+
+@contextlib.contextmanager
+def noting_signals():
+    """Give a list that receives SIGINT (Ctrl-C) and SIGTERM while the block runs; the second one acts as usual."""
+    received = []
+
+    def note(number, _):
+        received.append(number)
+        restore()
+        print("\ntrain: ends after this step and its checkpoint", file=sys.stderr)
+
+    handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    try:
+        yield received
+    finally:
+        restore()
+
+
+def mean_face(data: Path, clips: list[str], feature_size: int, seed: int) -> np.ndarray:
+    """Return the mean face feature of the clips, or of CENTRE_FACES of them drawn at random, float32 (feature_size,)."""
+    drawn = np.random.default_rng(seed).permutation(len(clips))[:CENTRE_FACES]
+    total = sum(utils.load_embedding(data, clips[number], feature_size).astype(np.float64) for number in sorted(drawn))
+    return (total / len(drawn)).astype(np.float32)
+
+
+def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], batch_size: int) -> dict:
+    """Score the encoder on validation people. Returns what history.jsonl says of them."""
+    import model
+
+    voices, faces = model.predict_features(encoder, data, clips, len(centre), batch_size)
+    starts = range(0, len(clips), batch_size)
+    clip_losses = [loss(faces[i : i + batch_size], voices[i : i + batch_size]) for i in starts]
+    ranks = utils.retrieval_ranks(voices - centre, faces - centre)
+    return {
+        "val_loss": float(np.mean(np.concatenate(clip_losses))),
+        "val_gallery": len(clips),
+        "val_recall": {str(k): utils.recall_at_k(ranks, k) for k in RECALL_AT},
+        "val_median_rank": float(np.median(ranks)),
+        "val_matching": utils.matching_accuracy(ranks, len(clips)),
+    }
+
+
+def train_epoch(step, batches, errors: list, progress: Progress, n_steps: int, save, save_minutes: float, stopping) -> None:
+    """Train to the end of the epoch in which `progress` stands.
+
+    Args:
+        step: `model.training_step`.
+        batches, errors: `model.training_batches`.
+        progress: is moved on.
+        n_steps: of an epoch.
+        save: function that writes a checkpoint.
+        save_minutes: time between checkpoints.
+        stopping: `noting_signals`.
+
+    Raises:
+        InputError: if the loss is not finite, or a file is broken.
+        KeyboardInterrupt: if a signal asked for the end, after a checkpoint.
+    """
+    from model import tf
+
+    epoch, done = divmod(progress.step, n_steps)
+    saved = time.monotonic()
+    with tqdm(desc=f"epoch {epoch + 1}", initial=done, total=n_steps, unit="step", leave=False, disable=None) as bar:
+        for number in range(done + 1, n_steps + 1):
+            started = time.perf_counter()
+            try:
+                batch = next(batches)
+            except tf.errors.OpError as error:
+                save()
+                raise (errors or [error])[0] from None
+            waited = time.perf_counter() - started
+            loss = float(step(batch))
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"the loss of epoch {epoch + 1}, step {number} is {loss}, expected a finite number; "
+                    "try a lower --learning-rate or --precision float32"
+                )
+            progress.step += 1
+            progress.loss_sum += loss
+            progress.waiting_seconds += waited
+            progress.seconds += time.perf_counter() - started
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.3f}")
+            tf.summary.scalar("loss of a step", loss, progress.step)
+            if number < n_steps:  # after the last one comes the validation, then a checkpoint
+                if stopping:
+                    save()
+                    raise KeyboardInterrupt
+                if time.monotonic() - saved >= 60 * save_minutes:
+                    save()
+                    saved = time.monotonic()
+
+
+def record_of_epoch(progress: Progress, n_steps: int, n_clips: int, learning_rate: float, validation: dict) -> dict:
+    """Return what history.jsonl says of the epoch that has ended; add it to the progress, which then stands in the next."""
+    record = {
+        "epoch": progress.step // n_steps,
+        "step": progress.step,
+        "train_loss": progress.loss_sum / n_steps,
+        **validation,
+        "learning_rate": learning_rate,
+        "seconds": round(progress.seconds, 2),
+        "clips_per_second": round(n_clips / progress.seconds, 2),
+        "input_share": round(progress.waiting_seconds / progress.seconds, 4),
+    }
+    progress.loss_sum = progress.seconds = progress.waiting_seconds = 0.0
+    progress.history.append(record)
+    return record
+
+
+def line_of_epoch(record: dict, n_epochs: int) -> str:
+    """Set a record of history.jsonl as one line."""
+    k = RECALL_AT[1]
+    return (
+        f"epoch {record['epoch']:2}/{n_epochs}  train {record['train_loss']:.4f}  val {record['val_loss']:.4f}  "
+        f"R@{k} {100 * record['val_recall'][str(k)]:.1f} % of {record['val_gallery']}  "
+        f"median rank {record['val_median_rank']:g}  1:2 {100 * record['val_matching']:.1f} %  "
+        f"lr {record['learning_rate']:.1e}  {record['seconds']:.1f} s  "
+        f"{record['clips_per_second']:.1f} clips/s, {100 * record['input_share']:.1f} % waiting for them"
+    )
+
+
+def write_epoch(folder: Path, history: list[dict]) -> None:
+    """Write history.jsonl and curves.png, and the last epoch for TensorBoard."""
+    from model import tf
+
+    with utils.replacing(folder / "history.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
+    draw_curves(folder / "curves.png", history)
+    last = history[-1]
+    scalars = {name: value for name, value in last.items() if isinstance(value, float)}
+    scalars |= {f"val_recall_at_{k}": recall for k, recall in last["val_recall"].items()}
+    for name, value in scalars.items():
+        tf.summary.scalar(name, value, last["step"])
+
+
+def choose_clips(options: Options) -> tuple[dict[str, list[str]], int]:
+    """Find the clips to train on, "train", and those to validate on, "val", and how many numbers their face features have.
+
+    Raises:
+        InputError: if there are too few clips.
+    """
+    clips = utils.split_clips(utils.ready_clips(options.data), options.seed)
+    n_train, n_val = len(clips["train"]), len(clips["val"])
+    if n_train < options.batch_size or n_val < 2:
+        raise InputError(
+            f"{options.data}: expected at least --batch-size {options.batch_size} clips to train on and two to validate on, "
+            f"found {n_train} and {n_val}; make more clips ready with preprocess.py"
+        )
+    drawn = np.random.default_rng(options.seed).permutation(n_val)[:VALIDATION_CLIPS]
+    chosen = {"train": clips["train"], "val": [clips["val"][number] for number in sorted(drawn)]}
+    return chosen, utils.feature_size_of(options.data, clips["train"][0])
+
+
+def read_run(folder: Path) -> tuple[dict[str, list[str]], np.ndarray]:
+    """Read what a run was started with: its clips, as of `choose_clips`, and its centre, float32 (D,). Raises InputError."""
+    try:
+        clips = json.loads((folder / utils.CLIPS).read_text(encoding="utf-8"))
+        feature_size = json.loads((folder / utils.OPTIONS).read_text(encoding="utf-8"))["feature_size"]
+        return {part: clips[part] for part in ("train", "val")}, utils.load_array(
+            folder / utils.CENTRE, np.float32, (feature_size,)
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: expected all files of a run, found {error!r}; start it anew without --resume") from error
+
+
+def build(options: Options, centre: np.ndarray, n_steps: int):
+    """Build what is trained, within the present strategy's scope.
+
+    Args:
+        n_steps: of the whole training.
 
     Returns:
-        The encoder, whose weights are saved; and the same layers as a model with optimizer and loss, which is trained.
+        The voice encoder; the rest of the training's state, Keras variables; the loss; the optimizer; and the step.
     """
     import model
     from model import keras
 
-    keras.mixed_precision.set_global_policy(options.precision)
-    strategy = model.strategy()
-    replicas = strategy.num_replicas_in_sync
-    if options.batch_size % replicas:
-        raise InputError(f"--batch-size: expected a multiple of the {replicas} devices, found {options.batch_size}")
-    with strategy.scope():
-        encoder = model.voice_encoder(feature_size, options.width)
-        schedule = keras.optimizers.schedules.ExponentialDecay(options.learning_rate, DECAY_STEPS, DECAY_RATE, staircase=True)
-        trainer = keras.Model(encoder.input, encoder.output)
-        trainer.compile(keras.optimizers.Adam(schedule, beta_1=BETA_1, epsilon=EPSILON), model.LOSSES[options.loss])
-    print(
-        f"train: {encoder.count_params():,} parameters; {replicas} device{'s' if replicas > 1 else ''}, "
-        f"{options.batch_size // replicas} clips a step on each",
-        file=sys.stderr,
-    )
-    return encoder, trainer
+    precision = model.best_precision() if options.precision == "auto" else options.precision
+    keras.mixed_precision.set_global_policy(precision)
+    keras.utils.set_random_seed(options.seed)
+    encoder = model.voice_encoder(len(centre), options.width)
+    encoder.get_layer("fc2").bias.assign(centre)  # the mean face is the first guess
+    loss = model.loss_function(options.loss, centre)
+    optimizer = model.adam(encoder, options.schedule, options.learning_rate, n_steps, options.weight_decay)
+    loss_scale = model.LossScale() if precision == "mixed_float16" else None
+    step = model.training_step(encoder, optimizer, loss, options.batch_size, loss_scale)
+    print(f"train: {encoder.count_params():,} parameters, {precision}", file=sys.stderr)
+    return encoder, [*optimizer.variables, *(loss_scale.variables if loss_scale else ())], loss, optimizer, step
 
 
-def train_epoch(trainer, batches, epoch: int, n_steps: int) -> float:
-    """Train on all batches once.
+def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: np.ndarray, chief: bool) -> Progress:
+    """Train, within the present strategy's scope.
+
+    Args:
+        folder: of the run.
+        clips: names of those to train on, "train", and to validate on, "val".
+        centre: where the loss sees the features from, float32 (D,).
+        chief: whether to validate and to write; one machine of several does.
 
     Returns:
-        The mean loss.
-
-    Raises:
-        InputError: if the loss is not finite.
+        Where the run stands then.
     """
-    from model import keras
+    import model
+    from model import tf
 
-    class Progress(keras.callbacks.Callback):
-        def on_train_batch_end(self, step, logs=None):
-            progress.update()
-            progress.set_postfix(loss=f"{logs['loss']:.3f}")
-            if not math.isfinite(logs["loss"]):
-                raise InputError(
-                    f"the loss of epoch {epoch}, step {step + 1} is {logs['loss']}, expected a finite number; "
-                    "try a lower --learning-rate or --precision float32"
+    n_steps = len(clips["train"]) // options.batch_size  # of an epoch
+    last_step = options.epochs * n_steps
+    encoder, state, loss, optimizer, step = build(options, centre, last_step)
+    checkpoint, progress = folder / utils.LAST_WEIGHTS, Progress()
+    if options.resume:
+        progress = load_checkpoint(checkpoint, encoder, state)
+        print(f"train: goes on after step {progress.step} of {last_step}", file=sys.stderr)
+    elif chief:
+        set_aside(folder)
+        feature_size = {"feature_size": len(centre)}
+        utils.save_array(folder / utils.CENTRE, centre)
+        utils.write_json(folder / utils.CLIPS, clips)
+        utils.write_json(folder / utils.OPTIONS, {**dataclasses.asdict(options), **feature_size})
+
+    def save():
+        if chief:
+            save_checkpoint(checkpoint, encoder, state, progress)
+
+    pieces = model.Pieces(options.batch_size, frames_in(options.seconds), options.mask_bins, options.mask_frames, options.seed)
+    batches, errors = model.training_batches(options.data, clips["train"], len(centre), pieces, progress.step, last_step)
+    writer = tf.summary.create_file_writer(str(folder / "tensorboard")) if chief else tf.summary.create_noop_writer()
+    with writer.as_default(), noting_signals() as stopping:
+        while progress.step < last_step:
+            train_epoch(step, batches, errors, progress, n_steps, save, options.save_minutes, stopping)
+            if chief:
+                scores = validate(encoder, loss, centre, options.data, clips["val"], options.batch_size)
+                record = record_of_epoch(
+                    progress, n_steps, n_steps * options.batch_size, float(optimizer.learning_rate), scores
                 )
-
-    with tqdm(desc=f"epoch {epoch}", total=n_steps, unit="step", leave=False, disable=None) as progress:
-        return trainer.fit(batches, shuffle=False, verbose=0, callbacks=[Progress()]).history["loss"][0]
+                if record["val_matching"] > progress.best_score:
+                    progress.best_epoch, progress.best_score = record["epoch"], record["val_matching"]
+                    with utils.replacing(folder / utils.BEST_WEIGHTS) as temporary:
+                        encoder.save_weights(temporary)
+                save()
+                write_epoch(folder, progress.history)
+                print(line_of_epoch(record, options.epochs), flush=True)
+            if stopping:
+                raise KeyboardInterrupt
+    return progress
 
 
 @utils.reporting_errors
 def main(argv=None) -> int:
     options = utils.parse_options(Options, __doc__, argv)
-    clips = utils.split_clips(utils.ready_clips(options.data), options.seed)
-    n_train, n_val = len(clips["train"]), len(clips["val"])
-    if n_train < options.batch_size or n_val == 0:
-        raise InputError(
-            f"{options.data}: expected at least --batch-size {options.batch_size} clips to train on and one to validate on, "
-            f"found {n_train} and {n_val}; make more clips ready with preprocess.py"
-        )
-    feature_size = utils.feature_size_of(options.data, clips["train"][0])
-    print(f"train: {n_train} clips to train on, {n_val} to validate on, {feature_size} numbers a face", file=sys.stderr)
+    folder = utils.run_folder(options.run)
+    if options.resume:
+        options = resumed(options, utils.options_given(argv))
+        clips, centre = read_run(folder)
+    else:
+        clips, feature_size = choose_clips(options)
+        centre = np.zeros(feature_size, np.float32)
+        if options.centre == "mean":
+            centre = mean_face(options.data, clips["train"], feature_size, options.seed)
+    print(
+        f"train: {len(clips['train'])} clips to train on, {len(clips['val'])} to validate on, {len(centre)} numbers a face",
+        file=sys.stderr,
+    )
 
     import model
-    from model import keras, tf
 
-    keras.utils.set_random_seed(options.seed)
-    encoder, trainer = compile_encoder(options, feature_size)
-    folder = utils.run_folder(options.run)
-    set_aside(folder)
-    utils.write_json(folder / utils.OPTIONS, {**dataclasses.asdict(options), "feature_size": feature_size})
-
-    n_steps = n_train // options.batch_size
-    best_loss, best_epoch = math.inf, 0
-    with open(folder / "history.jsonl", "w", encoding="utf-8") as history:
-        for epoch in range(1, options.epochs + 1):
-            started = time.perf_counter()
-            learning_rate = float(trainer.optimizer.learning_rate)
-            batches, errors = model.clip_batches(
-                options.data,
-                clips["train"],
-                feature_size,
-                options.batch_size,
-                frames_in(options.seconds),
-                (options.seed, epoch),
-            )
-            to_validate, val_errors = model.clip_batches(options.data, clips["val"], feature_size, options.batch_size)
-            try:
-                train_loss = train_epoch(trainer, batches, epoch, n_steps)
-                train_seconds = time.perf_counter() - started
-                val_loss = trainer.evaluate(to_validate, verbose=0)
-            except tf.errors.OpError as error:
-                raise (errors + val_errors or [error])[0] from None
-            with utils.replacing(folder / utils.LAST_WEIGHTS) as temporary:
-                encoder.save_weights(temporary)
-            if val_loss < best_loss:
-                best_loss, best_epoch = val_loss, epoch
-                with utils.replacing(folder / utils.BEST_WEIGHTS) as temporary:
-                    encoder.save_weights(temporary)
-            seconds = time.perf_counter() - started
-            clips_per_second = n_steps * options.batch_size / train_seconds
-            record = {
-                "epoch": epoch,
-                "train_loss": train_loss,
-                "val_loss": val_loss,
-                "learning_rate": learning_rate,
-                "seconds": round(seconds, 2),
-                "clips_per_second": round(clips_per_second, 2),
-            }
-            history.write(json.dumps(record) + "\n")
-            history.flush()
-            print(
-                f"epoch {epoch:2}/{options.epochs}  train {train_loss:.4f}  val {val_loss:.4f}  lr {learning_rate:.1e}  "
-                f"{seconds:.1f} s  {clips_per_second:.1f} clips/s",
-                flush=True,
-            )
-    if best_epoch == 0:
-        raise InputError(f"{folder}: expected a finite validation loss in some epoch, found none; try a lower --learning-rate")
-    print(f"train: epoch {best_epoch} of {options.epochs} is the best, val {best_loss:.4f}: {folder / utils.BEST_WEIGHTS}")
+    strategy = model.strategy()
+    replicas = strategy.num_replicas_in_sync
+    if options.batch_size % replicas:
+        raise InputError(f"--batch-size: expected a multiple of the {replicas} devices, found {options.batch_size}")
+    print(
+        f"train: {replicas} device{'s' if replicas > 1 else ''}, {options.batch_size // replicas} clips a step on each",
+        file=sys.stderr,
+    )
+    with strategy.scope():
+        try:
+            progress = train(options, folder, clips, centre, model.is_chief())
+        except KeyboardInterrupt:
+            print(f"train: goes on with: python train.py --run {options.run} --resume", file=sys.stderr)
+            raise
+    if progress.history:
+        best = progress.history[progress.best_epoch - 1]
+        print(
+            f"train: epoch {progress.best_epoch} of {len(progress.history)} is the best, 1:2 matching "
+            f"{100 * progress.best_score:.1f} %, median rank {best['val_median_rank']:g} of {best['val_gallery']}: "
+            f"{folder / utils.BEST_WEIGHTS}"
+        )
     return 0
 
 

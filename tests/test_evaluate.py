@@ -78,20 +78,28 @@ def test_metrics_are_those_of_the_weights_and_the_faces(evaluated, run, demo_dat
     encoder = model.voice_encoder(128, 0.03)
     encoder.load_weights(run / utils.BEST_WEIGHTS)
     hits = 0
-    faces = utils.normalise(np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]))
+    centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
+    faces = utils.normalise(np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
     for number, clip in enumerate(clips):
         spectrogram = utils.load_array(utils.spectrogram_path(demo_data, clip), np.float16, (598, 257, 2))
         predicted = encoder(spectrogram[None].astype(np.float32)).numpy()
-        hits += number in np.argsort(-(faces @ predicted[0]))[:5]
+        hits += number in np.argsort(-(faces @ (predicted[0] - centre)))[:5]
     assert evaluated["train"]["recall"]["5"] == pytest.approx(hits / len(clips), abs=1.5 / len(clips))
 
 
 def test_a_perfect_and_a_deaf_voice(rng):
     faces = rng.normal(size=(40, 16)) + 3
-    perfect = evaluate.retrieval_row(faces * 2, faces, faces.mean(0), (1, 5, 100))
+    perfect = evaluate.retrieval_row(faces * 2, faces, np.zeros(16), faces.mean(0), (1, 5, 100))
     assert perfect["recall"] == {1: 1, 5: 1, 100: 1} and perfect["median_rank"] == 1
-    deaf = evaluate.retrieval_row(np.repeat(faces.mean(0)[None], 40, 0), faces, faces.mean(0), (1, 5, 100))
+    deaf = evaluate.retrieval_row(np.repeat(faces.mean(0)[None], 40, 0), faces, np.zeros(16), faces.mean(0), (1, 5, 100))
     assert deaf["recall"] == deaf["mean_face"] == deaf["chance"] == {1: 1 / 40, 5: 5 / 40, 100: 1}
+
+
+def test_similarity_is_seen_from_the_centre(rng):
+    faces = rng.normal(size=(40, 16))
+    voices = 0.001 * faces + 100  # as seen from 100, the same directions; from 0, all of one direction
+    assert evaluate.retrieval_row(voices, faces + 100, np.full(16, 100.0), faces[0], (1,))["recall"] == {1: 1}
+    assert evaluate.retrieval_row(voices, faces + 100, np.zeros(16), faces[0], (1,))["recall"][1] < 1
 
 
 def test_the_table_in_the_slides_form():

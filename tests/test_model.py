@@ -1,8 +1,9 @@
-import functools
 import os
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import h5py
 import librosa
 import numpy as np
 import pytest
@@ -96,6 +97,40 @@ def test_width_scales_the_channels():
     assert encoder.output_shape == (None, 128)
 
 
+@pytest.mark.parametrize("n_in, n_out, strides", [(32, 16, 1), (16, 64, 1), (4, 8, 1), (32, 32, 2)])
+def test_convolutions_have_keras_gradients(n_in, n_out, strides, rng):
+    ours, theirs = (layer(n_out, (4, 3), strides) for layer in (model.Conv2D, keras.layers.Conv2D))
+    x = tf.constant(rng.normal(size=(2, 11, 9, n_in)).astype(np.float32))
+    ours.build(x.shape)
+    theirs.build(x.shape)
+    theirs.set_weights(ours.get_weights())
+
+    def gradients(layer):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = tf.reduce_sum(layer(x) ** 2)
+        return value, *tape.gradient(value, [x, layer.kernel, layer.bias])
+
+    for a, b in zip(gradients(ours), tf.function(gradients)(theirs)):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_batch_norm_is_keras_own(rng):
+    ours, theirs = (layer(momentum=0.9) for layer in (model.BatchNormalization, keras.layers.BatchNormalization))
+    x = tf.constant(rng.normal(2, 3, size=(3, 4, 5, 6)).astype(np.float32))
+    results = []
+    for layer in (ours, theirs):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+            value = tf.reduce_sum(y**3)
+        gradients = tape.gradient(value, [x, layer.gamma, layer.beta])
+        results.append([y, *gradients, layer.moving_mean, layer.moving_variance, layer(x, training=False)])
+    for a, b in zip(*results):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+    assert [w.path.split("/")[-1] for w in ours.weights] == [w.path.split("/")[-1] for w in theirs.weights]
+
+
 def test_waveform_to_feature_in_one_call(rng):
     encoder = model.voice_encoder(32, width=0.05)
     waveform = rng.uniform(-1, 1, (2, 50_000)).astype(np.float32)
@@ -113,10 +148,92 @@ def test_losses_equal_a_hand_computation(rng):
     np.testing.assert_allclose(model.l2_loss(face, voice), 2 - 2 * angle, rtol=1e-4)
 
 
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_distillation_loss_equals_a_hand_computation(rng):
+    face, voice = rng.normal(size=(2, 5, 7)).astype(np.float32)
+    kernel = rng.normal(size=(7, 11)).astype(np.float32)
+    p, q = (softmax(np.maximum(feature, 0) @ kernel / 2) for feature in (face, voice))
+    by_hand = -(p * np.log(q)).sum(axis=1)
+    np.testing.assert_allclose(model.distillation_loss(face, voice, lambda x: x @ kernel), by_hand, rtol=1e-4)
+
+
+def test_contrastive_loss_equals_a_hand_computation(rng):
+    face, voice = rng.normal(size=(2, 5, 7)).astype(np.float32)
+    cosine = utils.normalise(voice) @ utils.normalise(face).T
+    by_hand = [-np.log(np.diag(softmax(logits))) for logits in (cosine / 0.1, cosine.T / 0.1)]
+    np.testing.assert_allclose(model.contrastive_loss(face, voice), np.mean(by_hand, axis=0), rtol=1e-3, atol=1e-4)
+
+
+def test_the_centre_is_where_features_are_seen_from(rng):
+    face, voice = rng.normal(size=(2, 5, 7)).astype(np.float32)
+    centre = rng.normal(size=7).astype(np.float32)
+    for name, plain in (("l2", model.l2_loss), ("contrastive", model.contrastive_loss)):
+        loss = model.loss_function(name, centre)
+        np.testing.assert_allclose(loss(face + centre, voice + centre), plain(face, voice), rtol=1e-3, atol=1e-5)
+        assert np.abs(loss(face, voice) - plain(face, voice)).max() > 0.01
+    np.testing.assert_array_equal(model.loss_function("l1", centre)(face, voice), model.l1_loss(face, voice))
+
+
+@pytest.fixture
+def small_fc8(monkeypatch, rng):
+    """VGG-Face's last layer, of random weights, in a file that holds nothing else."""
+    kernel, bias = rng.normal(size=(4096, 30)).astype(np.float32) / 20, rng.normal(size=30).astype(np.float32)
+    with tempfile.TemporaryDirectory() as home:
+        monkeypatch.setenv("KERAS_HOME", home)
+        model.vggface_weights_path().parent.mkdir(parents=True)
+        with h5py.File(model.vggface_weights_path(), "w") as file:
+            file["fc8/fc8/kernel:0"], file["fc8/fc8/bias:0"] = kernel, bias
+            file["fc8"].attrs["weight_names"] = ["fc8/kernel:0", "fc8/bias:0"]
+        yield kernel, bias
+
+
+def test_total_loss_is_the_papers_sum(small_fc8, rng):
+    kernel, bias = small_fc8
+    face, voice = rng.normal(size=(2, 3, 4096)).astype(np.float32)
+    centre = rng.normal(size=4096).astype(np.float32)
+    p, q = (softmax((np.maximum(feature, 0) @ kernel + bias) / 2) for feature in (face, voice))
+    seen = [utils.normalise(feature - centre) for feature in (face, voice)]
+    by_hand = 0.025 * ((seen[0] - seen[1]) ** 2).sum(axis=1) - 200 * (p * np.log(q)).sum(axis=1)
+    np.testing.assert_allclose(model.loss_function("total", centre)(face, voice), by_hand, rtol=1e-4)
+
+
+def test_total_loss_wants_vggface_features():
+    with pytest.raises(InputError, match=r"--loss total: expected face features of 4096 .*, found 128; use another --loss"):
+        model.loss_function("total", np.zeros(128, np.float32))
+
+
+def test_total_loss_wants_a_good_weight_file(small_fc8):
+    with h5py.File(model.vggface_weights_path(), "a") as file:
+        del file["fc8"]
+    with pytest.raises(InputError, match="expected the weights of VGG-Face, found something else"):
+        model.loss_function("total", np.zeros(4096, np.float32))
+
+
 @pytest.mark.parametrize("name", model.LOSSES)
-def test_equal_features_lose_nothing(name, rng):
+def test_gradients_are_those_of_finite_differences(name, small_fc8, rng):
+    """Along random directions; in float32, so to a per cent."""
+    face, voice, direction = rng.normal(size=(3, 4, 4096)).astype(np.float32)
+    loss = model.loss_function(name, 0.1 * rng.normal(size=4096).astype(np.float32))
+    direction *= 64 / np.linalg.norm(direction)
+    with tf.GradientTape() as tape:
+        voice = tf.constant(voice)
+        tape.watch(voice)
+        value = tf.reduce_mean(loss(face, voice))
+    slope = float(tf.reduce_sum(tape.gradient(value, voice) * direction))
+    step = 0.02
+    above, below = (float(np.mean(loss(face, voice + sign * step * direction))) for sign in (1, -1))
+    assert slope == pytest.approx((above - below) / (2 * step), rel=0.02, abs=2e-3 * abs(float(value)))
+    assert abs(slope) > 1e-4
+
+
+@pytest.mark.parametrize("loss", [model.l1_loss, model.l2_loss])
+def test_equal_features_lose_nothing(loss, rng):
     face = rng.normal(size=(4, 9)).astype(np.float32)
-    np.testing.assert_allclose(model.LOSSES[name](face, face), np.zeros(4), atol=1e-6)
+    np.testing.assert_allclose(loss(face, face), np.zeros(4), atol=1e-6)
 
 
 def test_l2_loss_ignores_length_and_l1_does_not(rng):
@@ -125,11 +242,89 @@ def test_l2_loss_ignores_length_and_l1_does_not(rng):
     assert (model.l1_loss(face, 3 * face).numpy() > 1).all()
 
 
-def test_keras_takes_the_mean_over_the_batch(rng):
+# ---------------------------------------------------------------- training
+
+
+@pytest.fixture
+def linear():
+    """A model that gives back its input, times weights that start as 1."""
+    inputs = keras.Input((8,))
+    return keras.Model(inputs, keras.layers.Dense(8, use_bias=False, kernel_initializer="identity")(inputs))
+
+
+def test_a_step_returns_the_mean_over_the_batch(linear, rng):
     face, voice = rng.normal(size=(2, 6, 8)).astype(np.float32)
-    identity = keras.Sequential([keras.Input((8,)), keras.layers.Activation("linear")])
-    identity.compile(loss=model.l1_loss)
-    assert identity.evaluate(voice, face, verbose=0) == pytest.approx(np.abs(face - voice).sum(1).mean(), rel=1e-5)
+    step = model.training_step(linear, model.adam(linear, "paper", 1e-3, 10, 0), model.l1_loss, 6)
+    assert float(step((voice, face))) == pytest.approx(np.abs(face - voice).sum(1).mean(), rel=1e-5)
+
+
+def test_an_encoder_learns_its_batch(rng):
+    keras.utils.set_random_seed(0)
+    encoder = model.voice_encoder(16, 0.05)
+    batch = rng.normal(size=(8, 300, N_BINS, 2)).astype(np.float16), rng.normal(size=(8, 16)).astype(np.float32)
+    step = model.training_step(encoder, model.adam(encoder, "paper", 1e-3, 25, 0), model.l2_loss, 8)
+    losses = [float(step(batch)) for _ in range(25)]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_the_papers_optimizer(linear):
+    optimizer = model.adam(linear, "paper", 1e-3, 10**6, 0)
+    assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.5, 0.999, 1e-4)
+    rate = optimizer._learning_rate
+    assert [float(rate(step)) for step in (0, 9_999, 10_000, 20_000)] == pytest.approx([1e-3, 1e-3, 0.95e-3, 0.95**2 * 1e-3])
+
+
+def test_the_cosine_schedule_rises_and_falls(linear):
+    rate = model.adam(linear, "cosine", 2e-3, 1000, 0)._learning_rate
+    expected = [0, 1e-3, 2e-3, 2e-3 * (1 + np.cos(np.pi / 2)) / 2, 0]
+    assert [float(rate(step)) for step in (0, 25, 50, 525, 1000)] == pytest.approx(expected, abs=1e-9)
+
+
+def test_weight_decay_takes_from_kernels_only():
+    inputs = keras.Input((3,))
+    network = keras.Model(inputs, keras.layers.BatchNormalization()(keras.layers.Dense(3, bias_initializer="ones")(inputs)))
+    before = [w.numpy() for w in network.trainable_weights]
+    optimizer = model.adam(network, "paper", 0.1, 10, 0.5)
+    optimizer.apply([tf.zeros(w.shape) for w in network.trainable_weights], network.trainable_weights)
+    for weight, old in zip(network.trainable_weights, before):
+        np.testing.assert_allclose(weight, old * (0.95 if weight.name == "kernel" else 1), rtol=1e-5)
+
+
+def test_the_loss_scale_leaves_out_a_step_that_overflows(linear, rng):
+    voice = rng.normal(size=(2, 8)).astype(np.float32)
+    scale = model.LossScale()
+    optimizer = model.adam(linear, "paper", 1e-3, 10, 0)
+    step = model.training_step(linear, optimizer, lambda face, voice: tf.reduce_sum(face * voice, axis=-1), 2, scale)
+    before = linear.get_weights()[0]
+    step((voice, np.full((2, 8), 1e37, np.float32)))  # the loss is finite, 2**15 times as much is not
+    np.testing.assert_array_equal(linear.get_weights()[0], before)
+    assert float(scale.factor) == 2.0**14
+    step((voice, voice))
+    assert np.abs(linear.get_weights()[0] - before).max() > 1e-4 and float(scale.factor) == 2.0**14
+    scale.steps.assign(model.STEPS_TO_DOUBLE - 1)
+    step((voice, voice))
+    assert float(scale.factor) == 2.0**15 and float(scale.steps) == 0
+
+
+@pytest.mark.parametrize(
+    "capabilities, flags, expected",
+    [
+        ([(8, 6)], "", "mixed_bfloat16"),
+        ([(7, 5), (8, 0)], "", "mixed_float16"),
+        ([(6, 1)], "avx512_bf16", "float32"),
+        ([], "sse avx2 avx512_bf16", "mixed_bfloat16"),
+        ([], "avx512f amx_bf16", "mixed_bfloat16"),
+        ([], "avx2 avx512f", "float32"),
+        ([], None, "float32"),
+    ],
+)
+def test_precision_is_what_the_hardware_has(capabilities, flags, expected, monkeypatch, tmp_path):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: capabilities)
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {"compute_capability": gpu})
+    monkeypatch.setattr(model, "CPU_INFO", tmp_path / "cpuinfo")
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor: 0\nflags\t\t: fpu {flags}\n")
+    assert model.best_precision() == expected
 
 
 # ---------------------------------------------------------------- batches
@@ -156,24 +351,72 @@ def test_batches_for_evaluation_keep_order_and_all_clips(ten_clips):
     assert features[:, 0].tolist() == spectrograms[:, 0, 1, 0].tolist() == list(range(10))
 
 
-def test_batches_for_training_are_a_function_of_seed_and_epoch(ten_clips):
-    @functools.cache
-    def epoch(seed, number):
-        batches, _ = model.clip_batches(*ten_clips, 128, batch_size=4, n_frames=300, epoch=(seed, number))
-        parts = list(batches.as_numpy_iterator())
+def pieces(**changes):
+    return model.Pieces(**{"batch_size": 4, "n_frames": 300, "mask_bins": 0, "mask_frames": 0, "seed": 0, **changes})
+
+
+def steps(data, clips, first, last, **changes):
+    batches, errors = model.training_batches(data, clips, 128, pieces(**changes), first, last)
+    parts = [tuple(part.numpy() for part in batch) for batch in batches]
+    assert errors == [] and len(parts) == last - first
+    return parts
+
+
+def test_training_hears_each_clip_once_an_epoch(ten_clips):
+    orders, starts = [], []
+    for epoch in range(3):
+        parts = steps(*ten_clips, 2 * epoch, 2 * epoch + 2)
         assert [x.shape for x, _ in parts] == [(4, 300, N_BINS, 2)] * 2
-        spectrograms, features = (np.concatenate(p) for p in zip(*parts))
+        spectrograms, features = (np.concatenate(part) for part in zip(*parts))
         assert features[:, 0].tolist() == spectrograms[:, 5, 1, 0].tolist()  # a clip keeps its feature
         assert (np.diff(spectrograms[:, :, 0, 0].astype(float), axis=1) == 1).all()  # a piece in one part
-        return features[:, 0].tolist(), spectrograms[:, 0, 0, 0].tolist()
+        orders.append(tuple(features[:, 0]))
+        starts.append(tuple(spectrograms[:, 0, 0, 0]))
+        assert len(set(orders[-1])) == 8 and len(set(starts[-1])) > 4 and min(starts[-1]) >= 0 and max(starts[-1]) <= 298
+    assert len(set(orders)) == len(set(starts)) == 3
 
-    first = epoch(0, 1)
-    epoch.cache_clear()
-    assert epoch(0, 1) == first
-    orders, starts = zip(first, epoch(0, 2), epoch(1, 1))
-    assert len(set(map(tuple, orders))) == len(set(map(tuple, starts))) == 3
-    assert len(set(orders[0])) == 8
-    assert len(set(starts[0])) > 4 and max(max(s) for s in starts) <= 298
+
+def test_steps_are_a_function_of_seed_and_number(ten_clips):
+    changes = {"mask_bins": 30, "mask_frames": 30}
+    all_steps = steps(*ten_clips, 0, 6, **changes)
+    for (a, b), (c, d) in zip(steps(*ten_clips, 3, 5, **changes), all_steps[3:5]):  # as --resume would
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, d)
+    assert any((a != c).any() for (a, _), (c, _) in zip(steps(*ten_clips, 0, 6, seed=1, **changes), all_steps))
+
+
+def test_masks_silence_two_bands_and_two_spans(rng):
+    ones = np.ones((N_FRAMES, N_BINS, 2), np.float16)
+    for epoch in range(30):
+        masked = pieces(n_frames=500, mask_bins=40, mask_frames=20).of(ones, epoch, 0)[..., 0] == 0
+        assert masked.shape == (500, N_BINS)
+        frames, bins = masked.all(axis=1), masked.all(axis=0)
+        np.testing.assert_array_equal(masked, frames[:, None] | bins[None])
+        for silent, most in ((frames, 20), (bins, 40)):
+            assert np.count_nonzero(np.diff(np.pad(silent, 1).astype(int)) == 1) <= 2
+            assert silent.sum() <= 2 * most
+    assert pieces(mask_bins=0).of(ones, 0, 0).all() and not pieces(mask_bins=10**6).of(ones, 3, 0).all()
+    assert ones.all()  # the clip itself is as it was
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_several_machines_share_each_batch(ten_clips, first, monkeypatch):
+    """What two machines read, each its half, is what one reads."""
+    whole = steps(*ten_clips, first, 5)
+    halves = []
+    for machine in range(2):
+        context = tf.distribute.InputContext(num_input_pipelines=2, input_pipeline_id=machine, num_replicas_in_sync=2)
+
+        class Strategy:
+            def distribute_datasets_from_function(self, function, context=context):
+                return function(context)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tf.distribute, "get_strategy", Strategy)
+            halves.append(steps(*ten_clips, first, 5))
+    for (a, b), (c, d), (e, f) in zip(whole, *halves):
+        np.testing.assert_array_equal(a, np.concatenate([c, e]))
+        np.testing.assert_array_equal(b, np.concatenate([d, f]))
 
 
 def test_a_broken_file_is_named(ten_clips):
@@ -186,6 +429,12 @@ def test_a_broken_file_is_named(ten_clips):
 
 
 # ---------------------------------------------------------------- VGG-Face
+
+
+def test_the_last_layer_is_read_alone(random_vggface, rng):
+    features = rng.normal(size=(3, 4096)).astype(np.float32)
+    kernel, bias = random_vggface.get_layer("fc8").get_weights()
+    np.testing.assert_allclose(model.vggface_fc8()(features), features @ kernel + bias, rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,15 @@
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
+import cv2
+import h5py
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -13,8 +17,11 @@ from conftest import ROOT
 import model
 import train
 import utils
+from model import keras, tf
 
-TINY = ["--width", "0.03", "--seconds", "2.7", "--batch-size", "4"]
+SEED = 11  # in its split 22 clips train and 5 validate
+TINY = ["--width", "0.03", "--seconds", "2.7", "--batch-size", "4", "--seed", str(SEED)]
+N_STEPS = 5  # of an epoch
 
 
 def run_train(data, run, *more):
@@ -31,6 +38,30 @@ def weights(run, name=utils.LAST_WEIGHTS, width=0.03):
     return encoder.get_weights()
 
 
+def arrays(path):
+    """All that is in a weight file or checkpoint, by name, but for text."""
+    found = {}
+
+    def keep(name, item):
+        if isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
+            found[name] = item[...]
+
+    with h5py.File(path) as file:
+        file.visititems(keep)
+    return found
+
+
+def assert_same_run(ours, theirs):
+    """Weights, optimizer and history, bit for bit; but for the times."""
+    ours_of, theirs_of = (arrays(run / utils.LAST_WEIGHTS) for run in (ours, theirs))
+    assert ours_of.keys() == theirs_of.keys() and len(ours_of) > 100
+    for name, values in ours_of.items():
+        np.testing.assert_array_equal(values, theirs_of[name], err_msg=name)
+    of_time = {"seconds", "clips_per_second", "input_share"}
+    timeless = [[{k: v for k, v in epoch.items() if k not in of_time} for epoch in history(run)] for run in (ours, theirs)]
+    assert timeless[0] == timeless[1]
+
+
 @pytest.fixture(scope="module")
 def tiny_run(demo_data, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "tiny"
@@ -41,45 +72,155 @@ def tiny_run(demo_data, tmp_path_factory):
 def test_a_run_leaves_options_history_and_weights(tiny_run, demo_data):
     assert sorted(path.name for path in tiny_run.iterdir()) == [
         "best.weights.h5",
+        "centre.pkl",
+        "clips.json",
+        "curves.png",
         "history.jsonl",
         "last.weights.h5",
         "options.json",
+        "tensorboard",
     ]
     options = json.loads((tiny_run / "options.json").read_text())
     assert options["width"] == 0.03 and options["loss"] == "l2" and options["feature_size"] == 128
     assert options["data"] == str(demo_data)
+    clips = utils.split_clips(utils.ready_clips(demo_data), SEED)
+    assert json.loads((tiny_run / "clips.json").read_text()) == {part: clips[part] for part in ("train", "val")}
+    faces = [utils.load_embedding(demo_data, clip, 128) for clip in clips["train"]]
+    centre = utils.load_array(tiny_run / "centre.pkl", np.float32, (128,))
+    np.testing.assert_allclose(centre, np.mean(faces, axis=0), atol=1e-6)
     n_parameters = model.voice_encoder(128, 0.03).count_params()
     assert (tiny_run / "best.weights.h5").stat().st_size < 1.5 * 4 * n_parameters  # the optimizer's state is not in it
     epochs = history(tiny_run)
     assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
-    assert epochs[2]["train_loss"] < epochs[0]["train_loss"] / 2
-    assert all(epoch["learning_rate"] == pytest.approx(1e-3) for epoch in epochs)
-    assert all(epoch["clips_per_second"] > 0 and epoch["seconds"] > 0 for epoch in epochs)
+    assert [epoch["step"] for epoch in epochs] == [N_STEPS, 2 * N_STEPS, 3 * N_STEPS]
+    assert all(0 <= epoch["input_share"] < 1 and epoch["clips_per_second"] > 0 for epoch in epochs)
+    assert cv2.imread(str(tiny_run / "curves.png")).shape[1] == 1200
 
 
-def test_the_validation_loss_is_that_of_the_weights_kept(tiny_run, demo_data):
-    clips = utils.split_clips(utils.ready_clips(demo_data), 0)["val"]
+def test_tensorboard_reads_the_losses(tiny_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tiny_run / "tensorboard"), size_guidance={"tensors": 0}).Reload()
+
+    def of(name):
+        return {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(name)}
+
+    assert list(of("loss of a step")) == list(range(1, 3 * N_STEPS + 1))
+    for epoch in history(tiny_run):
+        assert of("val_matching")[epoch["step"]] == pytest.approx(epoch["val_matching"])
+        steps = [of("loss of a step")[step] for step in range(epoch["step"] - N_STEPS + 1, epoch["step"] + 1)]
+        assert epoch["train_loss"] == pytest.approx(np.mean(steps), rel=1e-5)
+
+
+def test_the_validation_scores_are_those_of_the_weights_kept(tiny_run, demo_data):
+    clips = utils.split_clips(utils.ready_clips(demo_data), SEED)["val"]
     batches, _ = model.clip_batches(demo_data, clips, 128, 3)
+    centre = utils.load_array(tiny_run / utils.CENTRE, np.float32, (128,))
     epochs = history(tiny_run)
-    best = min(epochs, key=lambda epoch: epoch["val_loss"])
+    best = max(epochs, key=lambda epoch: epoch["val_matching"])
     for name, epoch in ((utils.LAST_WEIGHTS, epochs[-1]), (utils.BEST_WEIGHTS, best)):
         encoder = model.voice_encoder(128, 0.03)
         encoder.load_weights(tiny_run / name)
-        losses = np.concatenate([model.l2_loss(faces, encoder(voices)) for voices, faces in batches])
-        assert len(losses) == len(clips)
+        voices, faces = (np.concatenate(part) for part in zip(*((encoder(voices), faces) for voices, faces in batches)))
+        losses = model.l2_loss(faces - centre, voices - centre).numpy()
+        assert len(losses) == len(clips) == epoch["val_gallery"]
         assert losses.mean() == pytest.approx(epoch["val_loss"], rel=1e-3)
+        cosine = utils.normalise(voices - centre) @ utils.normalise(faces - centre).T
+        ranks = 1 + (cosine > np.diag(cosine)[:, None]).sum(axis=1)
+        assert epoch["val_median_rank"] == np.median(ranks)
+        assert epoch["val_recall"]["5"] == np.mean(ranks <= 5)
+        assert epoch["val_matching"] == pytest.approx(np.mean((len(clips) - ranks) / (len(clips) - 1)))
 
 
-def test_the_same_seed_gives_the_same_run_and_another_another(tiny_run, demo_data, tmp_path):
-    assert run_train(demo_data, tmp_path / "again", "--epochs", 3) == 0
-    for ours, theirs in zip(weights(tiny_run), weights(tmp_path / "again")):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    assert run_train(demo_data, tmp_path / "other", "--epochs", 1, "--seed", 1) == 0
-    assert abs(history(tmp_path / "other")[0]["train_loss"] - history(tiny_run)[0]["train_loss"]) > 1e-4
+def test_a_run_cut_off_anywhere_goes_on_as_if_nothing_had_happened(tiny_run, demo_data, tmp_path):
+    """Killed in each of its three epochs, at any moment; each time --resume goes on."""
+    run = tmp_path / "run"
+    command = [sys.executable, ROOT / "train.py", "--data", demo_data, "--run", run, *TINY, "--epochs", "3"]
+    command += ["--save-minutes", "0.0005"]
+    rng = np.random.default_rng(int.from_bytes(os.urandom(4)))
+    for epoch in (1, 2, 3):
+        resume = ["--resume"] if epoch > 1 else []
+        process = subprocess.Popen([*map(str, command), *resume], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 120
+        while step_saved(run) < (epoch - 1) * N_STEPS + rng.integers(1, N_STEPS):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+        assert (epoch - 1) * N_STEPS <= step_saved(run)
+    assert all(np.isfinite(values).all() for values in arrays(run / utils.LAST_WEIGHTS).values())
+    assert run_train(demo_data, run, "--epochs", 3, "--save-minutes", 0.0005, "--resume") == 0
+    assert_same_run(run, tiny_run)
+    np.testing.assert_equal(weights(run, utils.BEST_WEIGHTS), weights(tiny_run, utils.BEST_WEIGHTS))
+
+
+def step_saved(run):
+    try:
+        with h5py.File(run / utils.LAST_WEIGHTS) as file:
+            return json.loads(file["training/progress"][()])["step"]
+    except OSError:
+        return 0
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tiny_run, demo_data, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, ROOT / "train.py", "--data", demo_data, "--run", run, *TINY, "--epochs", "3"]
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline().startswith("epoch  1/3  train ")
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"train: goes on with: python train.py --run {run} --resume" in stderr and "Traceback" not in stderr
+    assert N_STEPS <= step_saved(run) < 3 * N_STEPS
+    assert run_train(demo_data, run, "--resume") == 0
+    assert_same_run(run, tiny_run)
+
+
+def test_a_run_that_is_done_can_be_made_longer(tiny_run, demo_data, tmp_path, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    assert run_train(demo_data, run, "--resume") == 0
+    assert_same_run(run, tiny_run)
+    assert run_train(demo_data, run, "--resume", "--epochs", 4) == 0
+    assert "train: goes on after step" in capsys.readouterr().err
+    assert [epoch["epoch"] for epoch in history(run)] == [1, 2, 3, 4]
+    assert history(run)[:3] == history(tiny_run)
 
 
 @pytest.mark.parametrize(
-    "option", [("--loss", "l1"), ("--learning-rate", 0.01), ("--seconds", 4), ("--precision", "mixed_float16")], ids=str
+    "given, found", [(("--width", "0.06"), "--width: expected 0.03"), (("--loss=l1",), "--loss: expected l2")], ids=str
+)
+def test_a_run_goes_on_with_its_own_options_only(given, found, tiny_run, demo_data, capsys):
+    before = (tiny_run / utils.LAST_WEIGHTS).read_bytes()
+    assert run_train(demo_data, tiny_run, "--resume", *given) == 1
+    assert f"{found}, with which {tiny_run} was started, found" in error_of(capsys)
+    assert (tiny_run / utils.LAST_WEIGHTS).read_bytes() == before
+
+
+def test_a_checkpoint_of_another_width_is_refused(tiny_run, demo_data, tmp_path, capsys):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    options = json.loads((run / "options.json").read_text())
+    utils.write_json(run / "options.json", {**options, "width": 0.06})
+    assert train.main(["--run", str(run), "--resume"]) == 1
+    assert f"{run / utils.LAST_WEIGHTS}: expected the checkpoint of this run, found something else" in error_of(capsys)
+
+
+def test_nothing_to_go_on_with(demo_data, tmp_path, capsys):
+    assert run_train(demo_data, tmp_path / "none", "--resume") == 1
+    assert "expected a run's last.weights.h5 to go on with, found none; leave out --resume" in error_of(capsys)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(tiny_run, demo_data, tmp_path):
+    assert run_train(demo_data, tmp_path / "other", "--epochs", 1, "--seed", 1) == 0
+    assert abs(history(tmp_path / "other")[0]["train_loss"] - history(tiny_run)[0]["train_loss"]) > 1e-4
+    assert run_train(demo_data, tmp_path / "again", "--epochs", 3) == 0
+    assert_same_run(tmp_path / "again", tiny_run)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--centre", "zero"), ("--seconds", 4), ("--mask-bins", 0), ("--precision", "mixed_float16")],
+    ids=str,
 )
 def test_an_option_changes_the_result(option, tiny_run, demo_data, tmp_path):
     assert run_train(demo_data, tmp_path / "run", "--epochs", 1, *option) == 0
@@ -98,24 +239,26 @@ def test_pieces_of_a_clip():
     assert train.frames_in(train.MIN_SECONDS - 0.01) < model.MIN_FRAMES
 
 
-def test_the_papers_optimizer(demo_data):
-    optimizer = train.compile_encoder(train.Options(width=0.03), 128)[1].optimizer
-    assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.5, 0.999, 1e-4)
-    rate = optimizer._learning_rate
-    assert [float(rate(step)) for step in (0, 9_999, 10_000, 20_000)] == pytest.approx([1e-3, 1e-3, 0.95e-3, 0.95**2 * 1e-3])
-
-
-def test_an_earlier_run_is_kept(demo_data, tmp_path, capsys):
+def test_an_earlier_run_is_kept(tmp_path, capsys):
     run = tmp_path / "run"
-    for _ in range(3):
-        assert run_train(demo_data, run, "--epochs", 1) == 0
+    for number in range(3):
+        train.set_aside(run)
+        run.mkdir()
+        (run / utils.LAST_WEIGHTS).write_text(f"run {number}")
     assert f"{run} holds an earlier run, now kept as {run}-2" in capsys.readouterr().err
-    assert [(tmp_path / name / "best.weights.h5").exists() for name in ("run", "run-1", "run-2")] == [True] * 3
+    assert [(tmp_path / name / utils.LAST_WEIGHTS).read_text() for name in ("run-1", "run-2", "run")] == [
+        "run 0",
+        "run 1",
+        "run 2",
+    ]
 
 
-TWO_DEVICES = """
+# ---------------------------------------------------------------- several devices, several machines
+
+GENTLY = ["--loss", "contrastive", "--learning-rate", "1e-5", "--schedule", "paper"]
+ON_DEVICES = """
 import sys
-from model import tf
+from model import keras, tf
 devices = int(sys.argv.pop(1))
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
@@ -124,23 +267,68 @@ raise SystemExit(train.main(sys.argv[1:]))
 """
 
 
-def test_two_devices_train_as_one(demo_data, tmp_path):
-    for devices in (1, 2):
-        command = [sys.executable, "-c", TWO_DEVICES, devices, "--data", demo_data, "--run", tmp_path / f"on-{devices}"]
-        command += [*TINY, "--epochs", 2, "--learning-rate", "1e-4"]
-        done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert f"{devices} device{'s' if devices > 1 else ''}, {4 // devices} clips a step on each" in done.stderr
-    one, two = (history(tmp_path / f"on-{devices}") for devices in (1, 2))
-    assert [epoch["train_loss"] for epoch in two] == pytest.approx([epoch["train_loss"] for epoch in one], rel=1e-3)
-    for ours, theirs in zip(weights(tmp_path / "on-1"), weights(tmp_path / "on-2")):
-        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+def on_devices(devices, data, run, *more, environment=None):
+    command = [sys.executable, "-c", ON_DEVICES, devices, "--data", data, "--run", run, *TINY, *more]
+    return subprocess.Popen(
+        [*map(str, command)], cwd=ROOT, env={**os.environ, **(environment or {})}, stderr=subprocess.PIPE, text=True
+    )
+
+
+def assert_nearly_same_run(ours, theirs):
+    """To the rounding that another order of sums brings: the way that the weights went is the same within 15 %, batch norm's
+    running statistics within 0.1 % (of each half of a batch alone they would be far off).
+    """
+    losses = [[epoch["train_loss"] for epoch in history(run)] for run in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    keras.utils.set_random_seed(SEED)
+    encoder = model.voice_encoder(128, 0.03)
+    encoder.get_layer("fc2").bias.assign(utils.load_array(ours / utils.CENTRE, np.float32, (128,)))
+    first, ours, theirs = encoder.get_weights(), weights(ours), weights(theirs)
+    for trained, tolerance in ((True, 0.15), (False, 0.001)):
+        chosen = [number for number, variable in enumerate(encoder.weights) if variable.trainable == trained]
+        a, b, start = (np.concatenate([of[number].ravel() for number in chosen]) for of in (ours, theirs, first))
+        assert np.linalg.norm(a - b) < tolerance * np.linalg.norm(b - start)
+
+
+@pytest.fixture(scope="module")
+def on_one_device(demo_data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "on-one"
+    assert run_train(demo_data, run, *GENTLY, "--epochs", 2) == 0
+    return run
+
+
+def test_two_devices_train_as_one(on_one_device, demo_data, tmp_path):
+    process = on_devices(2, demo_data, tmp_path / "run", *GENTLY, "--epochs", 2)
+    stderr = process.communicate()[1]
+    assert process.returncode == 0 and "2 devices, 2 clips a step on each" in stderr, stderr
+    assert_nearly_same_run(tmp_path / "run", on_one_device)
+
+
+def test_two_machines_train_as_one(on_one_device, demo_data, tmp_path):
+    """Two processes on loopback, which end after the first epoch, then resume."""
+    for more in ((*GENTLY, "--epochs", 1), ("--epochs", 2, "--resume")):
+        with contextlib.ExitStack() as sockets:
+            ports = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(2)]
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+        configs = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": i}}) for i in range(2)]
+        workers = [on_devices(1, demo_data, tmp_path / "run", *more, environment={"TF_CONFIG": config}) for config in configs]
+        for worker in workers:
+            stderr = worker.communicate()[1]
+            assert worker.returncode == 0 and "2 devices, 2 clips a step on each" in stderr, stderr
+    assert_nearly_same_run(tmp_path / "run", on_one_device)
+
+
+def test_16_bit_floats_on_two_devices(demo_data, tmp_path):
+    process = on_devices(2, demo_data, tmp_path / "run", "--epochs", 1, "--precision", "mixed_float16")
+    stderr = process.communicate()[1]
+    assert process.returncode == 0, stderr
+    assert all(np.isfinite(values).all() for values in weights(tmp_path / "run"))
 
 
 def test_a_batch_that_does_not_divide_is_told(demo_data, tmp_path):
-    command = [sys.executable, "-c", TWO_DEVICES, "2", "--data", demo_data, "--run", tmp_path / "run", "--batch-size", "3"]
-    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "error: --batch-size: expected a multiple of the 2 devices, found 3" in done.stderr
+    process = on_devices(2, demo_data, tmp_path / "run", "--batch-size", 3)
+    stderr = process.communicate()[1]
+    assert process.returncode == 1 and "error: --batch-size: expected a multiple of the 2 devices, found 3" in stderr
 
 
 # ---------------------------------------------------------------- what can go wrong
@@ -171,14 +359,14 @@ def test_too_little_data(own_data, tmp_path, capsys):
 
 
 def test_a_broken_file_ends_in_one_line_that_names_it(own_data, tmp_path, capsys):
-    broken = utils.spectrogram_path(own_data, utils.split_clips(utils.ready_clips(own_data), 0)["train"][5])
+    broken = utils.spectrogram_path(own_data, utils.split_clips(utils.ready_clips(own_data), SEED)["train"][5])
     broken.write_bytes(broken.read_bytes()[:1000])
     assert run_train(own_data, tmp_path / "run", "--epochs", 1) == 1
     assert str(broken) in error_of(capsys)
 
 
 def test_features_of_two_networks_are_not_mixed(own_data, tmp_path, capsys):
-    other = utils.embedding_path(own_data, utils.split_clips(utils.ready_clips(own_data), 0)["val"][0])
+    other = utils.embedding_path(own_data, utils.split_clips(utils.ready_clips(own_data), SEED)["val"][0])
     utils.save_array(other, np.ones(4096, np.float32))
     assert run_train(own_data, tmp_path / "run", "--epochs", 1) == 1
     assert f"{other}: expected float32 (128,), found float32 (4096,)" in error_of(capsys)
@@ -187,7 +375,7 @@ def test_features_of_two_networks_are_not_mixed(own_data, tmp_path, capsys):
 def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(own_data, tmp_path, capsys):
     for clip in utils.ready_clips(own_data):
         utils.save_array(utils.embedding_path(own_data, clip), np.full(128, 3e38, np.float32))  # their sum overflows
-    assert run_train(own_data, tmp_path / "run", "--loss", "l1") == 1
+    assert run_train(own_data, tmp_path / "run", "--loss", "l1", "--centre", "zero") == 1
     assert "the loss of epoch 1, step 1 is inf, expected a finite number" in error_of(capsys)
 
 
@@ -200,17 +388,16 @@ def test_bad_options(arguments, capsys):
     assert ended.value.code == 2 and arguments[0] in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_killed_run_leaves_whole_weights_and_the_next_one_runs(demo_data, tmp_path):
-    run = tmp_path / "run"
-    command = [sys.executable, ROOT / "train.py", "--data", demo_data, "--run", run, *TINY, "--epochs", "500"]
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (run / utils.LAST_WEIGHTS).exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(1.5)  # anywhere in an epoch
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert all(np.isfinite(values).all() for values in weights(run, utils.BEST_WEIGHTS))
-    assert run_train(demo_data, run, "--epochs", 1) == 0
-    assert len(history(run)) == 1 and len(history(tmp_path / "run-1")) >= 1
+def test_a_full_disk_is_told_and_harms_nothing(tiny_run, demo_data, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    before = {name: (run / name).read_bytes() for name in (utils.BEST_WEIGHTS, utils.LAST_WEIGHTS, "history.jsonl")}
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); import train; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (900_000, resource.RLIM_INFINITY)); sys.exit(train.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "--run", run, "--resume", "--epochs", 5, "--save-minutes", 0]
+    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"error: {run}" in done.stderr and "could not be written" in done.stderr and "Traceback" not in done.stderr
+    assert {name: (run / name).read_bytes() for name in before} == before
+    assert not list(run.glob(".part-*"))
