@@ -89,38 +89,59 @@ FC_UNITS = 4096  # units of the first fully connected layer at width 1
 MIN_FRAMES = 259  # the fewest frames that reach conv9
 
 
-@tf.custom_gradient
-def _convolution(x, kernel):
-    """Convolve, stride 1, valid; the kernel's gradient is taken as matrix products, of which a CPU makes more than of
-    TensorFlow's own: for each place in the kernel, the input shifted by as much, times the output's gradient.
+def _convolution(x, kernel, stride: int):
+    """Convolve, valid; the kernel's gradient is taken as matrix products, of which a CPU makes more than of TensorFlow's own.
+
+    For each place in the kernel: the input shifted by as much, times the output's gradient.
+
+    Args:
+        x: (B, T, N, C).
+        kernel: (height, width, C, D), height and width multiples of the stride.
+        stride: in both directions.
+
+    Returns:
+        (B, T', N', D).
     """
     height, width, n_in, n_out = kernel.shape
 
-    def gradient(d_output):
-        d_x = tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(x), filter=kernel, out_backprop=d_output, strides=[1] * 4, padding="VALID"
-        )
-        row = tf.shape(x)[2]
-        # As wide as x, so that a shift in time and frequency is one shift of the flat array.
-        flat = tf.reshape(tf.pad(d_output, ((0, 0), (0, height - 1), (0, width - 1), (0, 0))), (-1, n_out))
-        flat_x = tf.reshape(x, (-1, n_in))
-        n = tf.shape(flat_x)[0] - (height - 1) * row - (width - 1)
-        shifts = [i * row + j for i in range(height) for j in range(width)]
-        products = [tf.matmul(flat_x[shift : shift + n], flat[:n], transpose_a=True) for shift in shifts]
-        return d_x, tf.reshape(tf.stack(products), kernel.shape)
+    @tf.custom_gradient
+    def convolve(x, kernel):
+        def gradient(d_output):
+            strides = [1, stride, stride, 1]
+            d_x = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(x), filter=kernel, out_backprop=d_output, strides=strides, padding="VALID"
+            )
+            size = stride * (tf.shape(d_output)[1:3] - 1) + (height, width)
+            used = x[:, : size[0], : size[1]]
+            if stride > 1:  # the same as stride 1 on a smaller picture of more channels
+                used = tf.nn.space_to_depth(used, stride)
+            rows, columns = height // stride, width // stride
+            # As wide as the input, so that a shift in time and frequency is one shift of the flat array.
+            wide = tf.pad(d_output, ((0, 0), (0, rows - 1), (0, columns - 1), (0, 0)))
+            flat_x, flat = tf.reshape(used, (-1, used.shape[3])), tf.reshape(wide, (-1, n_out))
+            row = tf.shape(used)[2]
+            n = tf.shape(flat)[0] - (rows - 1) * row - (columns - 1)
+            shifts = [i * row + j for i in range(rows) for j in range(columns)]
+            products = tf.stack([tf.matmul(flat_x[shift : shift + n], flat[:n], transpose_a=True) for shift in shifts])
+            products = tf.reshape(products, (rows, columns, stride, stride, n_in, n_out))
+            return d_x, tf.reshape(tf.transpose(products, (0, 2, 1, 3, 4, 5)), kernel.shape)
 
-    return tf.nn.conv2d(x, kernel, 1, "VALID"), gradient
+        return tf.nn.conv2d(x, kernel, stride, "VALID"), gradient
+
+    return convolve(x, kernel)
 
 
 class Conv2D(layers.Conv2D):
     """Keras's layer, whose backward pass is made faster on CPUs."""
 
     def convolution_op(self, inputs, kernel):
-        n_in, n_out = kernel.shape[2:]
+        height, width, n_in, n_out = kernel.shape
+        stride = self.strides[0]
         small = n_in * n_out < 512  # measured: below, TensorFlow's own is faster
-        if self.strides != (1, 1) or small or tf.config.list_logical_devices("GPU"):
+        odd = self.strides[1] != stride or height % stride or width % stride
+        if small or odd or tf.config.list_logical_devices("GPU"):
             return super().convolution_op(inputs, kernel)
-        return _convolution(inputs, tf.convert_to_tensor(kernel))
+        return _convolution(inputs, tf.convert_to_tensor(kernel), stride)
 
 
 class BatchNormalization(layers.BatchNormalization):

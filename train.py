@@ -155,8 +155,8 @@ def resumed(options: Options, given: set[str]) -> Options:
     return dataclasses.replace(saved, **{"data": Path(saved.data), **{name: getattr(options, name) for name in free}})
 
 
-def save_checkpoint(path: Path, encoder, state: list, progress: Progress) -> None:
-    """Write the encoder's weights, so that Keras can load them, with the rest of the training beside them in one file.
+def save_weights(path: Path, encoder, state=(), progress: Progress | None = None) -> None:
+    """Write the encoder's weights as Keras does; for a checkpoint, with the rest of the training beside them in the same file.
 
     Args:
         path: the file.
@@ -168,19 +168,20 @@ def save_checkpoint(path: Path, encoder, state: list, progress: Progress) -> Non
         OSError: if it cannot be written; the earlier file is still there then.
     """
     variables = [*encoder.weights, *state]
-    size = sum(math.prod(variable.shape) * 4 for variable in variables) + 4096 * len(variables)
+    size = sum(4 * math.prod(variable.shape) for variable in variables) + 4096 * len(variables)
     try:
         with utils.replacing(path) as temporary:
             if hasattr(os, "posix_fallocate"):  # HDF5 may crash on a full disk; this says so before
                 with open(temporary, "wb") as file:
                     os.posix_fallocate(file.fileno(), 0, size)
             encoder.save_weights(temporary)
-            with h5py.File(temporary, "a") as file:
-                training = file.create_group("training")
-                training["progress"] = json.dumps(dataclasses.asdict(progress))
-                for number, variable in enumerate(state):
-                    training[f"state/{number:04}"] = variable.numpy()
-    except (OSError, RuntimeError) as error:  # h5py's, of a full disk, may be either
+            if progress is not None:
+                with h5py.File(temporary, "a") as file:
+                    training = file.create_group("training")
+                    training["progress"] = json.dumps(dataclasses.asdict(progress))
+                    for number, variable in enumerate(state):
+                        training[f"state/{number:04}"] = variable.numpy()
+    except (OSError, RuntimeError) as error:  # h5py's may be either
         reason = str(error).splitlines()[0]
         raise OSError(
             f"{path}: could not be written ({reason}); what was there is unharmed; make room, then --resume"
@@ -188,7 +189,7 @@ def save_checkpoint(path: Path, encoder, state: list, progress: Progress) -> Non
 
 
 def load_checkpoint(path: Path, encoder, state: list) -> Progress:
-    """Read what `save_checkpoint` wrote into the encoder and the variables of `state`.
+    """Read what `save_weights` wrote as a checkpoint into the encoder and the variables of `state`.
 
     Raises:
         InputError: if it does not fit.
@@ -219,18 +220,20 @@ def draw_curves(path: Path, history: list[dict]) -> None:
     epochs = [record["epoch"] for record in history]
     gallery = history[-1]["val_gallery"]
     figure, (losses, recalls) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    losses.plot(epochs, [record["train_loss"] for record in history], label="training")
-    losses.plot(epochs, [record["val_loss"] for record in history], label="validation")
+    for name, label in (("train_loss", "training"), ("val_loss", "validation")):
+        losses.plot(epochs, [record[name] for record in history], marker=".", label=label)
     losses.set(xlabel="epoch", ylabel="loss", title="loss")
     for k, colour in zip(RECALL_AT, ("C0", "C1", "C2")):
-        recalls.plot(epochs, [100 * record["val_recall"][str(k)] for record in history], colour, label=f"R@{k}")
+        percent = [100 * record["val_recall"][str(k)] for record in history]
+        recalls.plot(epochs, percent, colour, marker=".", label=f"R@{k}")
         recalls.axhline(100 * utils.chance_at_k(gallery, k), color=colour, linestyle=":", linewidth=1)
-    recalls.plot(epochs, [100 * record["val_matching"] for record in history], "C3", label="1:2 matching")
+    recalls.plot(epochs, [100 * record["val_matching"] for record in history], "C3", marker=".", label="1:2 matching")
     recalls.axhline(50, color="C3", linestyle=":", linewidth=1)
     recalls.set(xlabel="epoch", ylabel="%", ylim=(0, 100), title=f"validation, {gallery} faces (dotted: chance)")
     best = max(history, key=lambda record: record["val_matching"])["epoch"]
     for axes in (losses, recalls):
         axes.axvline(best, color="grey", linewidth=1, label="best epoch")
+        axes.set_xlim(0.5, epochs[-1] + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=8)
     with utils.replacing(path) as temporary:
@@ -272,10 +275,15 @@ def mean_face(data: Path, clips: list[str], feature_size: int, seed: int) -> np.
 
 
 def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], batch_size: int) -> dict:
-    """Score the encoder on validation people. Returns what history.jsonl says of them."""
+    """Score the encoder on validation people. Returns what history.jsonl says of them. Raises InputError."""
     import model
 
     voices, faces = model.predict_features(encoder, data, clips, len(centre), batch_size)
+    if not np.isfinite(voices).all():
+        raise InputError(
+            "the features predicted for validation are not finite after this epoch, expected finite numbers; "
+            "try a lower --learning-rate or --precision float32"
+        )
     starts = range(0, len(clips), batch_size)
     clip_losses = [loss(faces[i : i + batch_size], voices[i : i + batch_size]) for i in starts]
     ranks = utils.retrieval_ranks(voices - centre, faces - centre)
@@ -468,7 +476,7 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
 
     def save():
         if chief:
-            save_checkpoint(checkpoint, encoder, state, progress)
+            save_weights(checkpoint, encoder, state, progress)
 
     pieces = model.Pieces(options.batch_size, frames_in(options.seconds), options.mask_bins, options.mask_frames, options.seed)
     batches, errors = model.training_batches(options.data, clips["train"], len(centre), pieces, progress.step, last_step)
@@ -483,8 +491,7 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
                 )
                 if record["val_matching"] > progress.best_score:
                     progress.best_epoch, progress.best_score = record["epoch"], record["val_matching"]
-                    with utils.replacing(folder / utils.BEST_WEIGHTS) as temporary:
-                        encoder.save_weights(temporary)
+                    save_weights(folder / utils.BEST_WEIGHTS, encoder)
                 save()
                 write_epoch(folder, progress.history)
                 print(line_of_epoch(record, options.epochs), flush=True)
