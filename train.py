@@ -432,16 +432,15 @@ def build(options: Options, centre: np.ndarray, n_steps: int):
     import model
     from model import keras
 
-    precision = model.best_precision() if options.precision == "auto" else options.precision
-    keras.mixed_precision.set_global_policy(precision)
+    keras.mixed_precision.set_global_policy(options.precision)
     keras.utils.set_random_seed(options.seed)
     encoder = model.voice_encoder(len(centre), options.width)
     encoder.get_layer("fc2").bias.assign(centre)  # the mean face is the first guess
     loss = model.loss_function(options.loss, centre)
     optimizer = model.adam(encoder, options.schedule, options.learning_rate, n_steps, options.weight_decay)
-    loss_scale = model.LossScale() if precision == "mixed_float16" else None
+    loss_scale = model.LossScale() if options.precision == "mixed_float16" else None
     step = model.training_step(encoder, optimizer, loss, options.batch_size, loss_scale)
-    print(f"train: {encoder.count_params():,} parameters, {precision}", file=sys.stderr)
+    print(f"train: {encoder.count_params():,} parameters, {options.precision}", file=sys.stderr)
     return encoder, [*optimizer.variables, *(loss_scale.variables if loss_scale else ())], loss, optimizer, step
 
 
@@ -527,6 +526,8 @@ def main(argv=None) -> int:
         f"train: {replicas} device{'s' if replicas > 1 else ''}, {options.batch_size // replicas} clips a step on each",
         file=sys.stderr,
     )
+    if options.precision == "auto":
+        options = dataclasses.replace(options, precision=model.best_precision())
     with strategy.scope():
         try:
             progress = train(options, folder, clips, centre, model.is_chief())

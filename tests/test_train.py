@@ -83,7 +83,7 @@ def test_a_run_leaves_options_history_and_weights(tiny_run, demo_data):
     ]
     options = json.loads((tiny_run / "options.json").read_text())
     assert options["width"] == 0.03 and options["loss"] == "l2" and options["feature_size"] == 128
-    assert options["data"] == str(demo_data)
+    assert options["data"] == str(demo_data) and options["precision"] == model.best_precision()
     clips = utils.split_clips(utils.ready_clips(demo_data), SEED)
     assert json.loads((tiny_run / "clips.json").read_text()) == {part: clips[part] for part in ("train", "val")}
     faces = [utils.load_embedding(demo_data, clip, 128) for clip in clips["train"]]
