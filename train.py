@@ -232,10 +232,11 @@ def draw_curves(path: Path, history: list[dict]) -> None:
     recalls.set(xlabel="epoch", ylabel="%", ylim=(0, 100), title=f"validation, {gallery} faces (dotted: chance)")
     best = max(history, key=lambda record: record["val_matching"])["epoch"]
     for axes in (losses, recalls):
-        axes.axvline(best, color="grey", linewidth=1, label="best epoch")
+        axes.axvline(best, color="grey", linewidth=1, label="best epoch" if axes is recalls else None)
         axes.set_xlim(0.5, epochs[-1] + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(fontsize=8)
+    figure.legend(*recalls.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    losses.legend(loc="upper right", fontsize=8)
     with utils.replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     pyplot.close(figure)
