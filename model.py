@@ -1,22 +1,16 @@
-"""Everything that TensorFlow computes: spectrogram, voice encoder, losses, VGG-Face.
+"""Everything that TensorFlow computes of voices: spectrogram, voice encoder, losses, training.
 
 B is the batch size and T the number of frames: 598 for 6 s of speech, 259 (2.6 s) at least.
 """
 
-import contextlib
 import dataclasses
 import functools
-import importlib
 import os
-import sys
-import types
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from utils import (
-    FACE_SIZE,
     FEATURE_SIZE,
     FFT_SIZE,
     HOP,
@@ -27,7 +21,6 @@ from utils import (
     InputError,
     load_embedding,
     load_spectrogram,
-    replacing,
     stderr_to,
 )
 
@@ -340,7 +333,7 @@ def distillation_loss(face, voice, fc8):
 
     Args:
         face, voice: float32 (B, 4096).
-        fc8: function from float32 (B, 4096) to logits, float32 (B, 2622); see `vggface_fc8`.
+        fc8: function from float32 (B, 4096) to logits, float32 (B, 2622); see `vggface.fc8`.
     """
     p_face, log_p_voice = (
         activation(fc8(tf.nn.relu(feature)) / DISTILLATION_TEMPERATURE)
@@ -370,13 +363,14 @@ def contrastive_loss(face, voice):
     return (surprise(voice, all_faces) + surprise(face, all_voices)) / 2
 
 
-def loss_function(name: str, centre: np.ndarray):
+def loss_function(name: str, centre: np.ndarray, load_fc8=None):
     """Return one of LOSSES, by train.py's --loss.
 
     Args:
         name: l1, l2, total or contrastive.
         centre: float32 (D,); l2 and contrastive compare directions as seen from it: most of a face feature's length is the
             mean face, the same for everybody, and hides what tells people apart.
+        load_fc8: `vggface.fc8`, which is called for total.
 
     Raises:
         InputError: if VGG-Face's weights are needed and cannot be had, or the features are not VGG-Face's.
@@ -392,7 +386,7 @@ def loss_function(name: str, centre: np.ndarray):
                 f"--loss total: expected face features of {FEATURE_SIZE['vggface']} numbers, for VGG-Face's last layer, found "
                 f"{len(centre)}; use another --loss, or make the clips ready with preprocess.py --face-model vggface"
             )
-        fc8 = vggface_fc8()
+        fc8 = load_fc8()
 
         def total(face, voice):  # the paper's third term, through the face decoder's first layer, belongs here
             return LAMBDA_1 * l2(face, voice) + LAMBDA_2 * distillation_loss(face, voice, fc8)
@@ -550,157 +544,3 @@ def predict_features(encoder, data: Path, clips: list[str], feature_size: int, b
     except tf.errors.OpError as error:
         raise (errors or [error])[0] from None
     return np.concatenate(voices), np.concatenate(faces)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# VGG-Face. Source: Parkhi et al., "Deep Face Recognition", BMVC 2015; the package keras-vggface.
-
-
-@contextlib.contextmanager
-def _keras_2():
-    """Let the name `keras` mean Keras 2 (the package tf-keras), as keras-vggface expects it, while the block runs."""
-    import tf_keras
-
-    layer_utils, data_utils = (importlib.import_module(f"tf_keras.src.utils.{name}") for name in ("layer_utils", "data_utils"))
-    keras_utils = types.ModuleType("keras.utils")
-    vars(keras_utils).update(vars(tf_keras.utils), layer_utils=layer_utils)
-    keras_2 = {
-        "keras": tf_keras,
-        "keras.backend": tf_keras.backend,
-        "keras.layers": tf_keras.layers,
-        "keras.models": tf_keras.models,
-        "keras.utils": keras_utils,
-        # Moved since keras-vggface was written:
-        "keras.utils.data_utils": data_utils,
-        "keras.engine.topology": layer_utils,
-    }
-
-    def names():
-        return [name for name in sys.modules if name == "keras" or name.startswith("keras.")]
-
-    keras_3 = {name: sys.modules.pop(name) for name in names()}
-    sys.modules.update(keras_2)
-    try:
-        yield
-    finally:
-        for name in names():
-            del sys.modules[name]
-        sys.modules.update(keras_3)
-
-
-@functools.cache
-def _keras_vggface():
-    """Import keras-vggface, unmodified, on today's Keras. Returns its modules `models` and `utils`."""
-    with _keras_2():
-        return importlib.import_module("keras_vggface.models"), importlib.import_module("keras_vggface.utils")
-
-
-def vggface_weights_path() -> Path:
-    """Return where keras-vggface keeps the weights of VGG-Face: ~/.keras/models/vggface/ unless KERAS_HOME says otherwise."""
-    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
-    return home / "models" / "vggface" / "rcmalli_vggface_tf_vgg16.h5"
-
-
-def fetch_vggface_weights() -> Path:
-    """Download the weights of VGG-Face (580 MB) where they are not there yet, with a line on stderr first.
-
-    Returns:
-        Their path.
-
-    Raises:
-        InputError: if they cannot be had.
-    """
-    path, address = vggface_weights_path(), _keras_vggface()[1].VGG16_WEIGHTS_PATH
-    if path.exists():
-        return path
-    print(f"downloading the weights of VGG-Face (580 MB), once, from {address} to {path}", file=sys.stderr)
-    try:
-        with replacing(path) as temporary:
-            temporary.unlink(missing_ok=True)  # of a killed run: get_file would take it for the whole
-            keras.utils.get_file(temporary.name, address, cache_dir=temporary.parent, cache_subdir=".")
-    except Exception as error:  # get_file raises plain Exception
-        raise InputError(
-            f"{path}: expected the weights of VGG-Face, could not download them ({error}); "
-            f"put {address} there by hand, or use --face-model dlib, which needs no download"
-        ) from error
-    return path
-
-
-def vggface():
-    """Build VGG-Face, VGG16 trained on 2,622 people, as far as fc7, with its public weights.
-
-    The convolutions are keras-vggface's network; fc6 and fc7 are added here: the package draws random numbers first, and
-    holds the weights several times over while it loads them.
-
-    Returns:
-        tf_keras model from float32 (B, 224, 224, 3), BGR less the mean, to float32 (B, 4096), fc7 before its ReLU.
-
-    Raises:
-        InputError: if the weights cannot be had or do not fit.
-    """
-    import tf_keras
-
-    models, _ = _keras_vggface()
-    path = fetch_vggface_weights()
-    try:
-        with h5py.File(path) as file:
-
-            def stored(layer):  # in the order of a layer's weights: kernel, bias
-                return [file[layer][name] for name in file[layer].attrs["weight_names"]]
-
-            def dense(layer, **more):
-                kernel, bias = (lambda shape, dtype, values=values: values[...].reshape(shape) for values in stored(layer))
-                return tf_keras.layers.Dense(4096, kernel_initializer=kernel, bias_initializer=bias, name=layer, **more)
-
-            network = models.VGG16(weights=None, include_top=False, input_shape=(FACE_SIZE, FACE_SIZE, 3))
-            for layer in network.layers:
-                if layer.weights:
-                    layer.set_weights([values[...] for values in stored(layer.name)])
-            x = tf_keras.layers.Flatten()(network.output)  # (B, 25088)
-            x = dense("fc6", activation="relu")(x)  # (B, 4096)
-            return tf_keras.Model(network.input, dense("fc7")(x))
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path}: expected the weights of VGG-Face, found something else ({error}); delete it to download it again"
-        ) from error
-
-
-def vggface_fc8():
-    """Return VGG-Face's last layer, fc8, as a function: float32 (B, 4096), fc7 after its ReLU, to logits, float32 (B, 2622).
-
-    Only its 43 MB are read, of the 580 MB of VGG-Face's weights.
-
-    Raises:
-        InputError: if the weights cannot be had or do not fit.
-    """
-    path = fetch_vggface_weights()
-    try:
-        with h5py.File(path) as file:
-            kernel, bias = (file["fc8"][name][...] for name in file["fc8"].attrs["weight_names"])
-        if kernel.shape != (FEATURE_SIZE["vggface"], len(bias)):
-            raise ValueError(f"fc8 of shape {kernel.shape}")
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path}: expected the weights of VGG-Face, found something else ({error}); delete it to download it again"
-        ) from error
-    kernel, bias = tf.Variable(kernel, trainable=False), tf.Variable(bias, trainable=False)
-    return lambda feature: tf.matmul(feature, kernel) + bias
-
-
-def face_embedder():
-    """Build the function that turns face crops into VGG-Face features.
-
-    Returns:
-        A function from uint8 (B, FACE_SIZE, FACE_SIZE, 3), RGB, to float32 (B, 4096), fc7 before its ReLU.
-
-    Raises:
-        InputError: as `vggface`.
-    """
-    network = tf.function(vggface(), reduce_retracing=True)
-    preprocess_input = _keras_vggface()[1].preprocess_input
-
-    def embed(faces):
-        assert faces.shape[1:] == (FACE_SIZE, FACE_SIZE, 3)
-        return network(preprocess_input(faces.astype("float32"), version=1), training=False).numpy()
-
-    return embed

@@ -431,13 +431,14 @@ def build(options: Options, centre: np.ndarray, n_steps: int):
         The voice encoder; the rest of the training's state, Keras variables; the loss; the optimizer; and the step.
     """
     import model
+    import vggface
     from model import keras
 
     keras.mixed_precision.set_global_policy(options.precision)
     keras.utils.set_random_seed(options.seed)
     encoder = model.voice_encoder(len(centre), options.width)
     encoder.get_layer("fc2").bias.assign(centre)  # the mean face is the first guess
-    loss = model.loss_function(options.loss, centre)
+    loss = model.loss_function(options.loss, centre, vggface.fc8)
     optimizer = model.adam(encoder, options.schedule, options.learning_rate, n_steps, options.weight_decay)
     loss_scale = model.LossScale() if options.precision == "mixed_float16" else None
     step = model.training_step(encoder, optimizer, loss, options.batch_size, loss_scale)

@@ -74,11 +74,12 @@ def mirror(clips: list[Path], n: int, folder: Path):
 
 def random_vggface(home: Path) -> None:
     """Put random weights where VGG-Face's are looked for."""
-    import model
+
+    import vggface
 
     os.environ["KERAS_HOME"] = str(home)
-    model.vggface_weights_path().parent.mkdir(parents=True)
-    model._keras_vggface()[0].VGG16(weights=None).save_weights(model.vggface_weights_path())
+    vggface.weights_path().parent.mkdir(parents=True)
+    vggface._keras_vggface()[0].VGG16(weights=None).save_weights(vggface.weights_path())
 
 
 def memory_of(process: psutil.Process) -> float:
@@ -158,10 +159,10 @@ def preprocess(options) -> None:
             import face_recognition  # noqa: F401, loads its networks: not part of the time
         import librosa
 
-        import model
+        import vggface
 
         librosa.effects.split(np.zeros(1000, np.float32))
-        network, preprocess_input = model.vggface(), model._keras_vggface()[1].preprocess_input
+        network, preprocess_input = vggface.network(), vggface._keras_vggface()[1].preprocess_input
         network.predict(np.zeros((1, 224, 224, 3), np.float32), verbose=0)
         seconds = []
         for i, clip in enumerate(clips[:: max(1, len(clips) // options.slides)][: options.slides]):
@@ -260,6 +261,7 @@ def step_seconds(
     """Return the s that a step of train.py takes."""
     import model
     import utils
+    import vggface
     from model import keras, tf
 
     keras.mixed_precision.set_global_policy(precision)
@@ -270,7 +272,7 @@ def step_seconds(
     )
     encoder = model.voice_encoder(feature_size, width)
     optimizer = model.adam(encoder, "cosine", 1e-3, 1000, 0)
-    loss = model.loss_function(loss, np.zeros(feature_size, np.float32))
+    loss = model.loss_function(loss, np.zeros(feature_size, np.float32), vggface.fc8)
     step = model.training_step(encoder, optimizer, loss, batch_size)
     return seconds_of(lambda: float(step(batch)), 2)
 

@@ -1,6 +1,7 @@
 """What the tests share: a seeded generator, a tone, synthetic people and a tiny data set made of them."""
 
 import importlib.util
+import itertools
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import preprocess
+import records
 from utils import SAMPLE_RATE
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # machines pause now and then
@@ -99,3 +101,16 @@ def die_of(items, deadly, folder):
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
     return [2 * item for item in items]
+
+
+def write_csv(path, *rows):
+    path.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    return path
+
+
+def sound_rows(path, limit=None):
+    """Return the sound rows of a csv, a list of Row, and the problems of the others, by line."""
+    ids, rows = records.read_rows(path, limit)
+    bad = rows[rows.problem > 0]
+    good = itertools.chain.from_iterable(records.in_order_of_videos(ids, rows[rows.problem == 0]))
+    return list(good), {int(line): records.PROBLEMS[problem] for line, problem in zip(bad.line, bad.problem)}

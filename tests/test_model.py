@@ -1,7 +1,4 @@
-import os
 import tempfile
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import h5py
 import librosa
@@ -10,6 +7,7 @@ import pytest
 
 import model
 import utils
+import vggface
 from model import keras, tf
 from utils import CLIP_SAMPLES, N_BINS, N_FRAMES, InputError
 
@@ -184,8 +182,8 @@ def small_fc8(monkeypatch, rng):
     kernel, bias = rng.normal(size=(4096, 30)).astype(np.float32) / 20, rng.normal(size=30).astype(np.float32)
     with tempfile.TemporaryDirectory() as home:
         monkeypatch.setenv("KERAS_HOME", home)
-        model.vggface_weights_path().parent.mkdir(parents=True)
-        with h5py.File(model.vggface_weights_path(), "w") as file:
+        vggface.weights_path().parent.mkdir(parents=True)
+        with h5py.File(vggface.weights_path(), "w") as file:
             file["fc8/fc8/kernel:0"], file["fc8/fc8/bias:0"] = kernel, bias
             file["fc8"].attrs["weight_names"] = ["fc8/kernel:0", "fc8/bias:0"]
         yield kernel, bias
@@ -198,26 +196,26 @@ def test_total_loss_is_the_papers_sum(small_fc8, rng):
     p, q = (softmax((np.maximum(feature, 0) @ kernel + bias) / 2) for feature in (face, voice))
     seen = [utils.normalise(feature - centre) for feature in (face, voice)]
     by_hand = 0.025 * ((seen[0] - seen[1]) ** 2).sum(axis=1) - 200 * (p * np.log(q)).sum(axis=1)
-    np.testing.assert_allclose(model.loss_function("total", centre)(face, voice), by_hand, rtol=1e-4)
+    np.testing.assert_allclose(model.loss_function("total", centre, vggface.fc8)(face, voice), by_hand, rtol=1e-4)
 
 
 def test_total_loss_wants_vggface_features():
     with pytest.raises(InputError, match=r"--loss total: expected face features of 4096 .*, found 128; use another --loss"):
-        model.loss_function("total", np.zeros(128, np.float32))
+        model.loss_function("total", np.zeros(128, np.float32), vggface.fc8)
 
 
 def test_total_loss_wants_a_good_weight_file(small_fc8):
-    with h5py.File(model.vggface_weights_path(), "a") as file:
+    with h5py.File(vggface.weights_path(), "a") as file:
         del file["fc8"]
     with pytest.raises(InputError, match="expected the weights of VGG-Face, found something else"):
-        model.loss_function("total", np.zeros(4096, np.float32))
+        model.loss_function("total", np.zeros(4096, np.float32), vggface.fc8)
 
 
 @pytest.mark.parametrize("name", model.LOSSES)
 def test_gradients_are_those_of_finite_differences(name, small_fc8, rng):
     """Along random directions; in float32, so to a per cent."""
     face, voice, direction = rng.normal(size=(3, 4, 4096)).astype(np.float32)
-    loss = model.loss_function(name, 0.1 * rng.normal(size=4096).astype(np.float32))
+    loss = model.loss_function(name, 0.1 * rng.normal(size=4096).astype(np.float32), vggface.fc8)
     direction *= 64 / np.linalg.norm(direction)
     with tf.GradientTape() as tape:
         voice = tf.constant(voice)
@@ -426,103 +424,3 @@ def test_a_broken_file_is_named(ten_clips):
     with pytest.raises(tf.errors.OpError):
         list(batches)
     assert isinstance(errors[0], InputError) and "v7_0-6.pkl: expected a pickle" in str(errors[0])
-
-
-# ---------------------------------------------------------------- VGG-Face
-
-
-def test_the_last_layer_is_read_alone(random_vggface, rng):
-    features = rng.normal(size=(3, 4096)).astype(np.float32)
-    kernel, bias = random_vggface.get_layer("fc8").get_weights()
-    np.testing.assert_allclose(model.vggface_fc8()(features), features @ kernel + bias, rtol=1e-3, atol=1e-4)
-
-
-@pytest.fixture(scope="module")
-def random_vggface(tmp_path_factory):
-    """keras-vggface's own network, its random weights in its own cache folder."""
-    home = tmp_path_factory.mktemp("keras")
-    previous = os.environ.get("KERAS_HOME")
-    os.environ["KERAS_HOME"] = str(home)
-    network = model._keras_vggface()[0].VGG16(weights=None)
-    model.vggface_weights_path().parent.mkdir(parents=True)
-    network.save_weights(model.vggface_weights_path())
-    yield network
-    model.vggface_weights_path().unlink()
-    if previous is None:
-        del os.environ["KERAS_HOME"]
-    else:
-        os.environ["KERAS_HOME"] = previous
-
-
-def test_vggface_is_the_packages_own_network(random_vggface, rng):
-    assert random_vggface.count_params() == 145_002_878
-    faces = rng.integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
-    features = model.face_embedder()(faces)
-    assert features.shape == (2, 4096) and features.dtype == np.float32
-    assert (features < 0).any()  # before the ReLU
-
-    preprocessed = model._keras_vggface()[1].preprocess_input(faces.astype(np.float32), version=1)
-    assert preprocessed[0, 0, 0, 0] == pytest.approx(faces[0, 0, 0, 2] - 93.5940, abs=1e-3)  # blue first, less its mean
-    own = random_vggface.predict(preprocessed, verbose=0)
-    weights, bias = random_vggface.get_layer("fc8").get_weights()
-    logits = np.maximum(features, 0) @ weights + bias
-    np.testing.assert_allclose(
-        logits - logits.mean(1, keepdims=True), np.log(own) - np.log(own).mean(1, keepdims=True), atol=1e-4
-    )
-    assert np.std(logits) > 0.05  # not all the same
-
-
-def test_importing_keras_2_leaves_keras_3_alone(random_vggface):
-    import keras as keras_now
-
-    assert keras_now is keras and keras_now.__version__.startswith("3.")
-    assert keras_now.layers.Dense is keras.layers.Dense
-
-
-def test_a_wrong_weight_file_is_told(tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    path = model.vggface_weights_path()
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"<html>not found</html>")
-    with pytest.raises(InputError, match=r"vgg16\.h5: expected the weights of VGG-Face, found something else"):
-        model.vggface()
-
-
-@pytest.fixture
-def server():
-    """A server on loopback with one file, /weights.h5."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            found = self.path == "/weights.h5"
-            self.send_response(200 if found else 404)
-            self.end_headers()
-            self.wfile.write(b"the weights" if found else b"")
-
-        def log_message(self, *_):
-            return
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-
-
-def test_weights_are_announced_then_downloaded_once(tmp_path, monkeypatch, server, capsys):
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(model._keras_vggface()[1], "VGG16_WEIGHTS_PATH", f"{server}/weights.h5")
-    path = model.vggface_weights_path()
-    path.parent.mkdir(parents=True)
-    path.with_name(f".part-{path.name}").write_bytes(b"half of a killed download")
-    assert model.fetch_vggface_weights().read_bytes() == b"the weights"
-    assert capsys.readouterr().err.startswith("downloading the weights of VGG-Face (580 MB)")
-    assert model.fetch_vggface_weights() == path and capsys.readouterr().err == ""
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-def test_weights_that_cannot_be_had_are_told(tmp_path, monkeypatch, server):
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(model._keras_vggface()[1], "VGG16_WEIGHTS_PATH", f"{server}/gone.h5")
-    with pytest.raises(InputError, match=r"could not download .*404.*put http.*gone\.h5 there by hand, or use --face-m"):
-        model.fetch_vggface_weights()
-    assert list(tmp_path.rglob("*.h5")) == []

@@ -1,9 +1,7 @@
 import concurrent.futures
 import csv
 import functools
-import itertools
 import json
-import math
 import os
 import random
 import signal
@@ -14,19 +12,20 @@ import time
 from pathlib import Path
 
 import cv2
-import librosa
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from conftest import FFMPEG, ROOT, die_of
+from conftest import FFMPEG, ROOT, die_of, sound_rows, write_csv
 from test_fetch import Server
 
 import fetch
 import media
 import model
 import preprocess
+import records
 import utils
+import vggface
 from utils import InputError
 
 
@@ -47,118 +46,7 @@ def contents(data):
     return {str(path.relative_to(data)): path.read_bytes() for path in files}
 
 
-def write_csv(path, *rows):
-    path.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
-    return path
-
-
-# ---------------------------------------------------------------- the csv
-
-
-def sound_rows(path, limit=None):
-    """Return the sound rows of a csv, a list of Row, and the problems of the others, by line."""
-    ids, rows = preprocess.read_rows(path, limit)
-    bad = rows[rows.problem > 0]
-    good = itertools.chain.from_iterable(preprocess.in_order_of_videos(ids, rows[rows.problem == 0]))
-    return list(good), {int(line): preprocess.PROBLEMS[problem] for line, problem in zip(bad.line, bad.problem)}
-
-
-def test_a_row_of_avspeech(tmp_path):
-    rows, bad = sound_rows(write_csv(tmp_path / "a.csv", ("-1nRm4tQL0A", "24.76", "29.96", "0.5", "0.25")))
-    assert rows == [preprocess.Row("-1nRm4tQL0A_024.760000-029.960000", "-1nRm4tQL0A", 24.76, 29.96, 0.5, 0.25)]
-    assert bad == {}
-
-
-@pytest.mark.parametrize(
-    "line, said",
-    [
-        (b"../../etc/passwd,1,2,0.5,0.5", "expected an id"),
-        (b"--exec=touch x,1,2,0.5,0.5", "expected an id"),
-        (b",1,2,0.5,0.5", "expected an id"),
-        (b"a\0c,1,2,0.5,0.5", "expected an id"),
-        (b"abc\xff,1,2,0.5,0.5", "expected an id"),
-        (b'"abc",1,2,0.5,0.5', "expected an id"),
-        (b"a" * 10_000_000 + b",1,2,0.5,0.5", "expected an id"),
-        (b"abc,2,2,0.5,0.5", "expected 0 <= start < end"),
-        (b"abc,3,2,0.5,0.5", "expected 0 <= start < end"),
-        (b"abc,-1,2,0.5,0.5", "expected 0 <= start < end"),
-        (b"abc,1,inf,0.5,0.5", "expected 0 <= start < end"),
-        (b"abc,nan,2,0.5,0.5", "expected 0 <= start < end"),
-        (b"abc,NaN,2,0.5,0.5", "expected 0 <= start < end"),
-        (b"abc,,2,0.5,0.5", "expected 0 <= start < end"),
-        (b"abc,1,2\0,0.5,0.5", "expected 0 <= start < end"),
-        (b"abc,1:30,2,0.5,0.5", "expected 0 <= start < end"),
-        (b"YouTube ID,start,end,X,Y", "expected"),
-        (b"abc,1,2,1.97,0.5", "expected a face centre"),
-        (b"abc,1,2,0.5,-0.1", "expected a face centre"),
-        (b"abc,1,2,0.5,nan", "expected a face centre"),
-        (b"abc,1,2,0.5", "expected a face centre"),
-        (b"abc,1", "expected 0 <= start < end"),
-        (b"abc", "expected 0 <= start < end"),
-        (b"abc,1,2,0.5,0.5,0.5", "expected five values"),
-        (b"," * 10_000_000, "expected five values"),
-    ],
-    ids=lambda value: str(value[:30]),
-)
-def test_a_bad_row_is_told_and_spoils_no_other(line, said, tmp_path):
-    path = tmp_path / "a.csv"
-    for number in (2, 1):
-        lines = [b"one,1,2,0.5,0.5", b"two,1,2,0.5,0.5"]
-        lines.insert(number - 1, line)
-        path.write_bytes(b"\n".join(lines) + b"\n")
-        if number == 1 and line.count(b",") != 4:
-            continue  # a first line of another length makes another csv, tested below
-        rows, bad = sound_rows(path)
-        assert [row.video_id for row in rows] == ["one", "two"]
-        assert list(bad) == [number] and bad[number].startswith(said)
-
-
-def test_bom_crlf_blank_lines_and_ids_like_na(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_bytes(b"\xef\xbb\xbf-a,1.50,2,0.5,0.5\r\nNA,3,4,0.5,0.5\r\n\r\nnan,5,6,0.5,1e-1\r\n")
-    rows, bad = sound_rows(path)
-    assert [(row.video_id, row.start, row.y) for row in rows] == [("-a", 1.5, 0.5), ("NA", 3, 0.5), ("nan", 5, 0.1)]
-    assert bad == {}
-    assert [row.video_id for row in sound_rows(path, 1)[0]] == ["-a"]
-
-
-def test_the_limit_is_of_lines(tmp_path):
-    rows = [(f"v{i}", 1, 2, 0.5, 0.5) for i in range(10)]
-    rows[2] = (*rows[2], 0.5)
-    rows[4] = ("v4", 1, 2, 0.5, 5)
-    good, bad = sound_rows(write_csv(tmp_path / "a.csv", *rows), 6)
-    assert [row.video_id for row in good] == ["v0", "v1", "v3", "v5"] and list(bad) == [3, 5]
-
-
-def test_rows_come_by_video_in_the_order_of_their_first_rows(tmp_path):
-    rows = [("b", 1, 2), ("a", 1, 2), ("b", 0, 1), ("c", 1, 2), ("a", 5, 6)]
-    path = write_csv(tmp_path / "a.csv", *((*row, 0.5, 0.5) for row in rows))
-    assert [(row.video_id, row.start) for row in sound_rows(path)[0]] == [("b", 1), ("b", 0), ("a", 1), ("a", 5), ("c", 1)]
-
-
-def test_a_csv_of_two_and_a_half_million_rows(tmp_path):
-    """In bounded time and memory: measured in a process of its own."""
-    rng = np.random.default_rng(0)
-    start = rng.uniform(0, 600, 260_000)
-    ids = np.char.add("video", rng.integers(0, 270_000, len(start)).astype(str))
-    frame = pd.DataFrame({"id": ids, "start": start, "end": start + 5.2, "x": 0.5, "y": 0.5})
-    text = frame.to_csv(header=False, index=False, float_format="%.6f")
-    (tmp_path / "a.csv").write_text(text * 10)
-    code = (
-        "import sys, time, resource, preprocess; from pathlib import Path; import psutil\n"
-        "before = psutil.Process().memory_info().rss; started = time.time()\n"
-        "ids, rows = preprocess.read_rows(Path(sys.argv[1]))\n"
-        "first = next(preprocess.in_order_of_videos(ids, rows))\n"
-        "grown = psutil.Process().memory_info().rss - before\n"
-        "print(len(rows), len(ids), len(first), time.time() - started, grown)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "a.csv"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    n_rows, n_ids, n_first, seconds, grown = map(float, done.stdout.split())
-    assert (n_rows, n_ids, n_first) == (2_600_000, len(set(ids)), 10_000)
-    assert seconds < 30  # 3 s on an idle machine
-    assert grown < 600e6  # 230 bytes a row; as Python objects they take a gigabyte
+# ---------------------------------------------------------------- the command line
 
 
 @pytest.mark.parametrize(
@@ -214,71 +102,6 @@ def test_bad_options(arguments, capsys):
 )
 def test_rates(rate, expected):
     assert preprocess.Options(Path("a.csv"), rate=rate).bytes_per_second() == expected
-
-
-def test_every_video_is_in_one_shard():
-    shards = [preprocess.shard_of(f"video{i}", 8) for i in range(8000)]
-    assert set(shards) == set(range(1, 9)) and min(map(shards.count, range(1, 9))) > 850
-    assert [preprocess.shard_of(video_id, 8) for video_id in ("-1nRm4tQL0A", "abc", "")] == [8, 3, 5]  # for ever
-
-
-# ---------------------------------------------------------------- the manifest
-
-
-def test_lines_come_back_the_last_one_of_a_clip(tmp_path):
-    first = preprocess.Line("a_1", "network", 'said "x, y"\r\nand more\0', "dlib", "hog")
-    ready = preprocess.Line("a_1", "ready", "", "dlib", "hog", 0, 1, 2, 3, 4, 5, 5.5, 614910, 663, 9000)
-    preprocess.append_lines(tmp_path, [first, preprocess.Line("b_1", "no-face", "", "dlib", "hog")])
-    preprocess.append_lines(tmp_path, [ready])
-    assert (tmp_path / "manifest.csv").read_text().splitlines() == [
-        ",".join(preprocess.MANIFEST_COLUMNS),
-        "a_1,network,said x y and more ,dlib,hog" + "," * 10,
-        "b_1,no-face,,dlib,hog" + "," * 10,
-        "a_1,ready,,dlib,hog,0,1,2,3,4,5,5.5,614910,663,9000",
-    ]
-    manifest = preprocess.read_manifest(tmp_path)
-    assert len(manifest) == 3  # with the header, which is the line of no clip
-    known = manifest.reindex(preprocess.hash_names(["b_1", "a_1", "c_1"]))
-    assert known.status.tolist()[:2] == ["no-face", "ready"] and pd.isna(known.status.iloc[2])
-    assert known[[*preprocess.SIZES]].iloc[1].tolist() == [614910, 663, 9000]
-
-
-def test_without_a_manifest_nothing_is_known(tmp_path):
-    assert preprocess.read_manifest(tmp_path).reindex(preprocess.hash_names(["a"])).status.isna().all()
-
-
-def test_a_manifest_cut_at_any_byte_is_read_and_goes_on(tmp_path):
-    preprocess.append_lines(
-        tmp_path, [preprocess.Line(f"clip_{i}", "ready", "", "dlib", "hog", 0, *range(8)) for i in range(3)]
-    )
-    whole = (tmp_path / "manifest.csv").read_bytes()
-    names = preprocess.hash_names([f"clip_{i}" for i in range(5)])
-    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
-    for cut in range(len(whole) + 1):
-        for rubbish in [b"", b"\0" * 7][: 1 + (cut % 10 == 0)]:  # a machine that lost its power may leave zeros
-            (tmp_path / "manifest.csv").write_bytes(whole[:cut] + rubbish)
-            preprocess.append_lines(tmp_path, [preprocess.Line("clip_4", "no-face")])
-            known = preprocess.read_manifest(tmp_path).reindex(names)
-            complete = sum(end <= cut for end in ends) - 1
-            assert known.status.iloc[4] == "no-face"
-            assert known.status.iloc[: max(0, complete)].tolist() == ["ready"] * max(0, complete)
-            assert known.status.iloc[max(0, complete) + 1 : 4].isna().all()
-
-
-def test_many_processes_append_whole_lines(tmp_path):
-    lines = [[preprocess.Line(f"clip_{i}", "ready", "x" * 200)] for i in range(400)]
-    with preprocess.start_pool(2) as pool:
-        list(pool.map(functools.partial(preprocess.append_lines, tmp_path), lines))
-    written = (tmp_path / "manifest.csv").read_text().splitlines()
-    assert sorted(line.split(",")[0] for line in written) == sorted(["clip", *(f"clip_{i}" for i in range(400))])
-    assert {line.count(",") for line in written} == {len(preprocess.MANIFEST_COLUMNS) - 1}
-
-
-def test_reasons_are_fixed_and_documented():
-    documented = (ROOT / "README.md").read_text()
-    for reason in preprocess.REASONS:
-        assert f"| `{reason}` |" in documented, reason
-    assert set(preprocess.RETRIED) < set(preprocess.REASONS) and set(media.FACE_REASONS) < set(preprocess.REASONS)
 
 
 # ---------------------------------------------------------------- the whole
@@ -337,7 +160,7 @@ def test_the_manifest_tells_how_a_clip_was_made(demo_data, demo_clips):
         sizes = [
             path(demo_data, row.clip).stat().st_size for path in (utils.spectrogram_path, utils.embedding_path, utils.face_path)
         ]
-        assert [int(line[column]) for column in preprocess.SIZES] == sizes
+        assert [int(line[column]) for column in records.SIZES] == sizes
 
 
 def test_a_second_run_does_only_what_is_missing(demo_data, demo_clips, tmp_path, capsys):
@@ -510,7 +333,7 @@ def test_vggface_features_are_of_the_crops(demo_clips, tmp_path, monkeypatch):
         assert faces.dtype == np.uint8 and faces.shape[1:] == (224, 224, 3)
         return np.repeat(faces.mean(axis=(1, 2, 3))[:, None], 4096, axis=1).astype(np.float32)
 
-    monkeypatch.setattr(model, "face_embedder", lambda: stand_in)
+    monkeypatch.setattr(vggface, "face_embedder", lambda: stand_in)
     assert run_preprocess(demo_clips, tmp_path, "--limit", 3, "--face-model", "dlib") == 0
     assert run_preprocess(demo_clips, tmp_path, "--limit", 3) == 0  # another face model: all anew
     for clip in utils.ready_clips(tmp_path):
@@ -523,7 +346,7 @@ def test_without_vggface_weights_nothing_is_made(demo_clips, tmp_path, monkeypat
     def no_weights():
         raise InputError("weights.h5: expected the weights of VGG-Face")
 
-    monkeypatch.setattr(model, "face_embedder", no_weights)
+    monkeypatch.setattr(vggface, "face_embedder", no_weights)
     assert run_preprocess(demo_clips, tmp_path / "data") == 1
     assert capsys.readouterr().err.splitlines()[-1] == "error: weights.h5: expected the weights of VGG-Face"
     assert not (tmp_path / "data").exists()
@@ -532,7 +355,7 @@ def test_without_vggface_weights_nothing_is_made(demo_clips, tmp_path, monkeypat
 def test_files_do_not_depend_on_the_others_in_a_batch(rng, tmp_path):
     extracts = [
         preprocess.Extract(
-            preprocess.Line(f"a_{i}", "ready"),
+            records.Line(f"a_{i}", "ready"),
             rng.integers(-9000, 9000, 60_000 + 7000 * i, dtype=np.int16),
             rng.integers(0, 256, (224, 224, 3), dtype=np.uint8),
             None,
@@ -723,33 +546,3 @@ def test_a_run_killed_at_twenty_random_moments_ends_as_an_undisturbed_one(demo_d
         for folder, ending in (("spectrograms", "pkl"), ("embeddings", "pkl"), ("faces", "jpg"))
     }
     assert set(statuses(data).values()) == {"ready"} and len(statuses(data)) == len(rows)
-
-
-# ---------------------------------------------------------------- the synthetic people
-
-
-def test_demo_people_follow_from_the_seed(make_demo, tmp_path):
-    rows = [make_demo.make_clip(seed, 0, tmp_path / name) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
-    files = [next((tmp_path / name).iterdir()) for name in "abc"]
-    assert rows[0] == rows[1] != rows[2]
-    assert files[0].read_bytes() == files[1].read_bytes()
-
-
-def test_demo_clips_are_h264_and_aac_in_avspeechs_columns(demo_clips):
-    with open(demo_clips / "avspeech_demo.csv", newline="") as file:
-        rows = list(csv.reader(file))
-    assert len(rows) == 30 and {len(row) for row in rows} == {5}
-    for row in sound_rows(demo_clips / "avspeech_demo.csv", 3)[0]:
-        shown = subprocess.run([FFMPEG, "-i", demo_clips / "videos" / f"{row.clip}.mp4"], capture_output=True, text=True).stderr
-        assert "Video: h264" in shown and "Audio: aac" in shown and "640x360" in shown
-        assert 4.9 < row.end - row.start < 7.1
-
-
-def test_a_demo_voice_has_its_persons_pitch(make_demo, rng):
-    for trait in (0.1, 0.5, 0.9):
-        person = make_demo.Person(*np.full(11, 0.3))
-        sound, loudness = make_demo.synthesise(make_demo.dataclasses.replace(person, pitch=trait, age=0.1), 5, rng)
-        pitch, voiced, _ = librosa.pyin(sound / 32768, fmin=60, fmax=450, sr=utils.SAMPLE_RATE)
-        expected = 85 * (290 / 85) ** trait
-        assert math.log2(np.median(pitch[voiced]) / expected) == pytest.approx(0, abs=0.25)
-        assert len(loudness) == 500 and loudness.max() > 0.5

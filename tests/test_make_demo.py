@@ -1,0 +1,37 @@
+import csv
+import math
+import subprocess
+
+import librosa
+import numpy as np
+import pytest
+from conftest import FFMPEG, sound_rows
+
+import utils
+
+
+def test_demo_people_follow_from_the_seed(make_demo, tmp_path):
+    rows = [make_demo.make_clip(seed, 0, tmp_path / name) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    files = [next((tmp_path / name).iterdir()) for name in "abc"]
+    assert rows[0] == rows[1] != rows[2]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_demo_clips_are_h264_and_aac_in_avspeechs_columns(demo_clips):
+    with open(demo_clips / "avspeech_demo.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert len(rows) == 30 and {len(row) for row in rows} == {5}
+    for row in sound_rows(demo_clips / "avspeech_demo.csv", 3)[0]:
+        shown = subprocess.run([FFMPEG, "-i", demo_clips / "videos" / f"{row.clip}.mp4"], capture_output=True, text=True).stderr
+        assert "Video: h264" in shown and "Audio: aac" in shown and "640x360" in shown
+        assert 4.9 < row.end - row.start < 7.1
+
+
+def test_a_demo_voice_has_its_persons_pitch(make_demo, rng):
+    for trait in (0.1, 0.5, 0.9):
+        person = make_demo.Person(*np.full(11, 0.3))
+        sound, loudness = make_demo.synthesise(make_demo.dataclasses.replace(person, pitch=trait, age=0.1), 5, rng)
+        pitch, voiced, _ = librosa.pyin(sound / 32768, fmin=60, fmax=450, sr=utils.SAMPLE_RATE)
+        expected = 85 * (290 / 85) ** trait
+        assert math.log2(np.median(pitch[voiced]) / expected) == pytest.approx(0, abs=0.25)
+        assert len(loudness) == 500 and loudness.max() > 0.5
