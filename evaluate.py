@@ -14,7 +14,6 @@ test people, and writes to checkpoints/<run>/
 import dataclasses
 import json
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +73,7 @@ def load_encoder(folder: Path, feature_size: int, width: float):
         raise InputError(f"{path}: expected the weights of a run, found no such file; let train.py end its first epoch")
     encoder = model.voice_encoder(feature_size, width)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they say of a misfit, the error says too
-            encoder.load_weights(path)
+        model.load_weights(encoder, path)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(

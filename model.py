@@ -6,6 +6,7 @@ B is the batch size and T the number of frames: 598 for 6 s of speech, 259 (2.6 
 import dataclasses
 import functools
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,13 @@ def voice_encoder(feature_size: int = FEATURE_SIZE["vggface"], width: float = 1.
     x = layers.Dense(scaled(FC_UNITS), activation="relu", name="fc1")(x)  # (B, 4096)
     feature = layers.Dense(feature_size, dtype="float32", name="fc2")(x)  # (B, feature_size)
     return keras.Model(spectrograms, feature, name="voice_encoder")
+
+
+def load_weights(encoder: keras.Model, path: Path) -> None:
+    """Read an encoder's weights, whole or not at all. Raises OSError, ValueError or KeyError if they do not fit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they say of a misfit, the error says too
+        encoder.load_weights(path)
 
 
 def waveform_encoder(encoder: keras.Model) -> keras.Model:

@@ -194,8 +194,10 @@ def load_checkpoint(path: Path, encoder, state: list) -> Progress:
     Raises:
         InputError: if it does not fit.
     """
+    import model
+
     try:
-        encoder.load_weights(path)
+        model.load_weights(encoder, path)
         with h5py.File(path) as file:
             saved = [array[...] for _, array in sorted(file["training/state"].items())]
             progress = Progress(**json.loads(file["training/progress"][()]))
