@@ -95,8 +95,10 @@ def test_width_scales_the_channels():
     assert encoder.output_shape == (None, 128)
 
 
+@pytest.mark.parametrize("flags", ["", "avx512f"])
 @pytest.mark.parametrize("n_in, n_out, strides", [(32, 16, 1), (16, 64, 1), (4, 8, 1), (32, 24, 2)])
-def test_convolutions_have_keras_gradients(n_in, n_out, strides, rng):
+def test_convolutions_have_keras_gradients(n_in, n_out, strides, flags, rng, monkeypatch):
+    monkeypatch.setattr(model, "cpu_flags", lambda: {flags})
     ours, theirs = (layer(n_out, (4, 2), strides) for layer in (model.Conv2D, keras.layers.Conv2D))
     x = tf.constant(rng.normal(size=(2, 11, 9, n_in)).astype(np.float32))
     ours.build(x.shape)
