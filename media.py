@@ -16,7 +16,7 @@ import cv2
 import imageio_ffmpeg
 import numpy as np
 
-from utils import CLIP_SAMPLES, CLIP_SECONDS, FACE_SIZE, SAMPLE_RATE
+from utils import CLIP_SAMPLES, CLIP_SECONDS, FACE_SIZE, MIN_SECONDS, SAMPLE_RATE, InputError, face_path
 
 DETECTION_SIDE = 640  # pixels, the longer side of what the detector sees
 SMALLEST_FACE = 40  # pixels, side of the detector's box in the frame: the crop is 224
@@ -26,6 +26,12 @@ FACE_MARGIN = 0.15  # of the detector's box, added on each side: the box ends at
 SILENCE_DB = 60  # dB below full scale: what is never louder is silence
 MIN_SPEECH_SECONDS = 0.5  # s of a clip that are louder than that, at least
 DECODING_SECONDS = 60  # s that ffmpeg may take for a clip
+
+MAX_SECONDS = 120  # s of a recording: longer ones are most often music, or more than one person
+PAUSE_DB = 40  # dB below a recording's loudest part: what is never louder is a pause
+PAUSE_SECONDS = 0.3  # s; shorter pauses belong to speech
+
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 # Why a clip gives no speech or no face.
 REASONS = {
@@ -54,8 +60,8 @@ class Skip(Exception):
 # Sound and frames.
 
 
-def _ffmpeg(path: Path, *outputs, pass_fds=()) -> subprocess.Popen:
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-t", str(CLIP_SECONDS), "-i", str(path), *outputs]
+def _ffmpeg(path: Path, *outputs, pass_fds=(), seconds: float = CLIP_SECONDS) -> subprocess.Popen:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-t", str(seconds), "-i", str(path), *outputs]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=pass_fds)
 
 
@@ -126,6 +132,46 @@ def speech_seconds(waveform: np.ndarray) -> float:
 
     loud = librosa.effects.split(waveform / np.float32(32768), top_db=SILENCE_DB, ref=1.0)  # (n, 2), first and last sample
     return float((loud[:, 1] - loud[:, 0]).sum() / SAMPLE_RATE)
+
+
+def read_recording(path: Path) -> np.ndarray:
+    """Read the speech of any recording that ffmpeg reads, pauses left out.
+
+    Returns:
+        float32 (samples,), mono at SAMPLE_RATE, in [-1, 1]; CLIP_SAMPLES at least, for a shorter one is repeated, as clips are.
+
+    Raises:
+        InputError: if there is no such file, no sound or only silence in it, or it is too short or too long.
+    """
+    import librosa
+
+    expected = f"expected a recording of {MIN_SECONDS} to {MAX_SECONDS} s of speech"
+    if not Path(path).is_file():
+        raise InputError(f"{path}: {expected}, found no such file")
+    process = _ffmpeg(
+        path, "-map", "0:a:0", "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "s16le", "pipe:1", seconds=MAX_SECONDS + 1
+    )
+    try:
+        content, errors = _communicate(process)
+    except Skip as skip:
+        raise InputError(f"{path}: {expected}, but {skip.detail}") from None
+    samples = np.frombuffer(content, "<i2", len(content) // 2)
+    if process.returncode != 0 or len(samples) == 0:
+        said = errors.decode(errors="replace").strip().splitlines()
+        raise InputError(f"{path}: {expected}, found nothing that ffmpeg can read ({said[-1] if said else 'no sound'})")
+    seconds = len(samples) / SAMPLE_RATE
+    if seconds > MAX_SECONDS:
+        raise InputError(f"{path}: {expected}, found more; cut out where one person speaks: ffmpeg -ss 0 -t 60 -i ...")
+    if seconds < MIN_SECONDS:
+        raise InputError(f"{path}: {expected}, found {seconds:.1f} s; record more")
+    if speech_seconds(samples) < MIN_SPEECH_SECONDS:
+        raise InputError(f"{path}: {expected}, found silence: {REASONS['silent']}")
+    waveform = samples / np.float32(32768)
+    spoken = librosa.effects.split(waveform, top_db=PAUSE_DB)  # (n, 2), first and last sample
+    joined = np.concatenate([[True], spoken[1:, 0] - spoken[:-1, 1] > PAUSE_SECONDS * SAMPLE_RATE])
+    firsts, lasts = spoken[joined, 0], spoken[np.append(np.flatnonzero(joined)[1:] - 1, len(spoken) - 1), 1]
+    speech = np.concatenate([waveform[first:last] for first, last in zip(firsts, lasts)])
+    return speech if len(speech) >= CLIP_SAMPLES else np.resize(speech, CLIP_SAMPLES)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -271,3 +317,31 @@ def find_face(first_frame: np.ndarray, later_frames, x: float, y: float, detecto
 def dlib_feature(frame: np.ndarray, box) -> np.ndarray:
     """Return dlib's feature of a face in a frame, uint8 (height, width, 3), RGB, by its box: float32 (128,)."""
     return _face_recognition().face_encodings(np.ascontiguousarray(frame), [box])[0].astype(np.float32)
+
+
+def read_face(data: Path, clip: str) -> np.ndarray:
+    """Read a clip's face crop. Returns uint8 (FACE_SIZE, FACE_SIZE, 3), RGB. Raises InputError."""
+    path = face_path(data, clip)
+    image = cv2.imread(str(path))
+    if image is None:
+        raise InputError(f"{path}: expected a JPEG, found something else; delete it, rerun preprocess.py")
+    return image[..., ::-1]
+
+
+def faces_in_photo(path: Path) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
+    """Find all faces in a photo, looking a second time at twice its size if there seems to be none.
+
+    Returns:
+        The photo, uint8 (height, width, 3), RGB; and the boxes (top, right, bottom, left), pixels, from left to right.
+
+    Raises:
+        InputError: if it is no photo, or there is no face in it.
+    """
+    image = cv2.imread(str(path))
+    if image is None:
+        raise InputError(f"{path}: expected a photo ({', '.join(PHOTOS)}), found none that can be read")
+    photo = np.ascontiguousarray(image[..., ::-1])
+    boxes = face_boxes(photo, "hog", 0) or face_boxes(photo, "hog", 1)
+    if not boxes:
+        raise InputError(f"{path}: expected a face, found none; take a photo where it looks into the camera")
+    return photo, sorted(boxes, key=lambda box: box[3])

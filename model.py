@@ -538,8 +538,8 @@ def _hearing(encoder):
     return tf.function(lambda spectrograms: encoder(spectrograms, training=False), reduce_retracing=True)
 
 
-def predict_features(encoder, data: Path, clips: list[str], feature_size: int, batch_size: int):
-    """Hear all clips.
+def predict_features(encoder, data: Path, clips: list[str], feature_size: int, batch_size: int, n_frames: int = N_FRAMES):
+    """Hear all clips, the first n_frames of each.
 
     Returns:
         The features predicted from the voices, and those of the true faces, both float32 (len(clips), feature_size).
@@ -551,7 +551,7 @@ def predict_features(encoder, data: Path, clips: list[str], feature_size: int, b
     voices, faces = [], []
     try:
         for spectrograms, features in batches:
-            voices.append(_hearing(encoder)(spectrograms).numpy())
+            voices.append(_hearing(encoder)(spectrograms[:, :n_frames]).numpy())
             faces.append(features.numpy())
     except tf.errors.OpError as error:
         raise (errors or [error])[0] from None

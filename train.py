@@ -28,10 +28,10 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+import retrieval
 import utils
-from utils import HOP, N_FRAMES, SAMPLE_RATE, WINDOW, InputError, check, option
+from utils import MIN_SECONDS, InputError, check, option
 
-MIN_SECONDS = 2.61  # s; the encoder needs 259 frames
 CENTRE_FACES = 10_000  # faces whose mean is the centre, at most
 VALIDATION_CLIPS = 5_000  # at most: what a longer validation adds is not worth its time
 RECALL_AT = (1, 5, 10)
@@ -87,11 +87,6 @@ class Options:
         check(self.mask_frames >= 0, f"--mask-frames: expected 0 or more, found {self.mask_frames}")
         check(self.save_minutes >= 0, f"--save-minutes: expected 0 or more, found {self.save_minutes}")
         check(self.seed >= 0, f"--seed: expected 0 or more, found {self.seed}")
-
-
-def frames_in(seconds: float) -> int:
-    """Return how many spectrogram frames so much sound gives, N_FRAMES at most."""
-    return min(N_FRAMES, 1 + (round(seconds * SAMPLE_RATE) - WINDOW) // HOP)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -228,7 +223,7 @@ def draw_curves(path: Path, history: list[dict]) -> None:
     for k, colour in zip(RECALL_AT, ("C0", "C1", "C2")):
         percent = [100 * record["val_recall"][str(k)] for record in history]
         recalls.plot(epochs, percent, colour, marker=".", label=f"R@{k}")
-        recalls.axhline(100 * utils.chance_at_k(gallery, k), color=colour, linestyle=":", linewidth=1)
+        recalls.axhline(100 * history[-1]["val_chance"][str(k)], color=colour, linestyle=":", linewidth=1)
     recalls.plot(epochs, [100 * record["val_matching"] for record in history], "C3", marker=".", label="1:2 matching")
     recalls.axhline(50, color="C3", linestyle=":", linewidth=1)
     recalls.set(xlabel="epoch", ylabel="%", ylim=(0, 100), title=f"validation, {gallery} faces (dotted: chance)")
@@ -272,8 +267,8 @@ def noting_signals():
 
 def mean_face(data: Path, clips: list[str], feature_size: int, seed: int) -> np.ndarray:
     """Return the mean face feature of the clips, or of CENTRE_FACES of them drawn at random, float32 (feature_size,)."""
-    drawn = np.random.default_rng(seed).permutation(len(clips))[:CENTRE_FACES]
-    total = sum(utils.load_embedding(data, clips[number], feature_size).astype(np.float64) for number in sorted(drawn))
+    drawn = utils.draw_clips(clips, CENTRE_FACES, seed)
+    total = sum(utils.load_embedding(data, clip, feature_size).astype(np.float64) for clip in drawn)
     return (total / len(drawn)).astype(np.float32)
 
 
@@ -289,13 +284,14 @@ def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], ba
         )
     starts = range(0, len(clips), batch_size)
     clip_losses = [loss(faces[i : i + batch_size], voices[i : i + batch_size]) for i in starts]
-    ranks = utils.retrieval_ranks(voices - centre, faces - centre)
+    ranking = retrieval.rank(voices - centre, faces - centre, [utils.video_of(clip) for clip in clips])
     return {
         "val_loss": float(np.mean(np.concatenate(clip_losses))),
         "val_gallery": len(clips),
-        "val_recall": {str(k): utils.recall_at_k(ranks, k) for k in RECALL_AT},
-        "val_median_rank": float(np.median(ranks)),
-        "val_matching": utils.matching_accuracy(ranks, len(clips)),
+        "val_recall": {str(k): retrieval.recall_at_k(ranking.ranks, k) for k in RECALL_AT},
+        "val_chance": {str(k): retrieval.chance_at_k(ranking, k) for k in RECALL_AT},
+        "val_median_rank": float(np.median(ranking.ranks)),
+        "val_matching": float(ranking.matching.mean()),
     }
 
 
@@ -400,14 +396,13 @@ def choose_clips(options: Options) -> tuple[dict[str, list[str]], int]:
         InputError: if there are too few clips.
     """
     clips = utils.split_clips(utils.ready_clips(options.data), options.seed)
-    n_train, n_val = len(clips["train"]), len(clips["val"])
+    chosen = {"train": clips["train"], "val": utils.draw_clips(clips["val"], VALIDATION_CLIPS, options.seed)}
+    n_train, n_val = len(chosen["train"]), len({utils.video_of(clip) for clip in chosen["val"]})
     if n_train < options.batch_size or n_val < 2:
         raise InputError(
-            f"{options.data}: expected at least --batch-size {options.batch_size} clips to train on and two to validate on, "
-            f"found {n_train} and {n_val}; make more clips ready with preprocess.py"
+            f"{options.data}: expected at least --batch-size {options.batch_size} clips to train on and two videos to validate "
+            f"on, found {n_train} and {n_val}; make more clips ready with preprocess.py"
         )
-    drawn = np.random.default_rng(options.seed).permutation(n_val)[:VALIDATION_CLIPS]
-    chosen = {"train": clips["train"], "val": [clips["val"][number] for number in sorted(drawn)]}
     return chosen, utils.feature_size_of(options.data, clips["train"][0])
 
 
@@ -481,7 +476,8 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
         if chief:
             save_weights(checkpoint, encoder, state, progress)
 
-    pieces = model.Pieces(options.batch_size, frames_in(options.seconds), options.mask_bins, options.mask_frames, options.seed)
+    n_frames = utils.frames_in(options.seconds)
+    pieces = model.Pieces(options.batch_size, n_frames, options.mask_bins, options.mask_frames, options.seed)
     batches, errors = model.training_batches(options.data, clips["train"], len(centre), pieces, progress.step, last_step)
     writer = tf.summary.create_file_writer(str(folder / "tensorboard")) if chief else tf.summary.create_noop_writer()
     with writer.as_default(), noting_signals() as stopping:

@@ -1,4 +1,4 @@
-"""What the scripts share and no network needs: constants, options, clip names, feature files, the split, ranks and recall.
+"""What the scripts share and no network needs: constants, options, clip names, feature files, the split.
 
 Never imports TensorFlow or Keras, so that the worker processes of preprocess.py start fast and stay small.
 """
@@ -33,6 +33,7 @@ POWER = 0.3  # exponent of the power-law compression, no unit
 CLIP_SAMPLES = CLIP_SECONDS * SAMPLE_RATE  # 96 000
 N_FRAMES = 1 + (CLIP_SAMPLES - WINDOW) // HOP  # 598
 N_BINS = FFT_SIZE // 2 + 1  # 257
+MIN_SECONDS = 2.61  # s; the voice encoder needs 259 frames
 
 # Faces.
 FACE_SIZE = 224  # pixels, side of a face crop: VGG-Face's input
@@ -141,6 +142,11 @@ def reporting_errors(main):
 def run_folder(run: str) -> Path:
     """Return the folder of a run: `checkpoints/<run>` for a plain name, the path itself for anything with a slash."""
     return Path(run) if len(Path(run).parts) > 1 else CHECKPOINTS / run
+
+
+def frames_in(seconds: float) -> int:
+    """Return how many spectrogram frames so much sound gives, N_FRAMES at most."""
+    return min(N_FRAMES, 1 + (round(seconds * SAMPLE_RATE) - WINDOW) // HOP)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -373,7 +379,7 @@ def feature_size_of(data: Path, clip: str) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The split, ranks and recall.
+# The split.
 
 
 def part_of(video_id: str, seed: int) -> str:
@@ -401,48 +407,7 @@ def split_clips(clips: list[str], seed: int) -> dict[str, list[str]]:
     return parts
 
 
-def normalise(features: np.ndarray) -> np.ndarray:
-    """Scale each row to length 1. float (N, D) -> float (N, D); a row of zeros stays."""
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-
-
-def retrieval_ranks(predicted: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Rank, for each voice, the true face among all faces by cosine similarity (as the distance of normalised features does).
-
-    Args:
-        predicted: float (N, D), features predicted from the voices; or (1, D), one prediction for all of them.
-        gallery: float (N, D), features of the faces, face i belonging to voice i.
-
-    Returns:
-        int64 (N,), 1 for the best. Ties count against the model: every other face at least as similar ranks before the
-        true one. Equal means within 1e-6, the rounding of float32 products.
-    """
-    predicted, gallery = normalise(np.asarray(predicted, np.float32)), normalise(np.asarray(gallery, np.float32))
-    predicted = np.broadcast_to(predicted, gallery.shape)
-    if not (np.isfinite(predicted).all() and np.isfinite(gallery).all()):
-        raise ValueError("predicted and gallery: expected finite features, found nan or inf")
-    ranks = np.empty(len(gallery), np.int64)
-    for start in range(0, len(gallery), 1024):  # blocks bound the memory
-        block = slice(start, start + 1024)
-        similarity = predicted[block] @ gallery.T  # (block, N)
-        true = np.einsum("nd,nd->n", predicted[block], gallery[block])
-        ranks[block] = np.count_nonzero(similarity >= true[:, None] - 1e-6, axis=1)
-    return ranks
-
-
-def recall_at_k(ranks: np.ndarray, k: int) -> float:
-    """Return R@k: the share of queries whose true face is among the k most similar, in [0, 1]."""
-    return float(np.mean(ranks <= k))
-
-
-def matching_accuracy(ranks: np.ndarray, gallery_size: int) -> float:
-    """Return the 1:2 matching accuracy: how often the true face beats another one, over all other faces, in [0, 1].
-
-    Chance is 0.5, whatever the gallery's size, 2 at least.
-    """
-    return float(np.mean((gallery_size - ranks) / (gallery_size - 1)))
-
-
-def chance_at_k(gallery_size: int, k: int) -> float:
-    """Return the R@k that guessing reaches in a gallery of this size, in [0, 1]."""
-    return min(k, gallery_size) / gallery_size
+def draw_clips(clips: list[str], most: int, seed: int) -> list[str]:
+    """Return the clips, or `most` of them drawn at random, in the order given."""
+    drawn = np.random.default_rng(seed).permutation(len(clips))[:most]
+    return [clips[number] for number in sorted(drawn)]

@@ -13,11 +13,22 @@ prints, of the full-size voice encoder, clips a second of the training step, of 
 on arrays that are loaded 100 clips at a time), and of the machine's ceiling: the rate of large matrix products in the same
 precision, at 534 GFLOP a clip; where the time of a step goes, layer by layer; clips a second that the input pipeline reads; and
 the peak memory of --loss total beside l2's.
+
+    python tests/benchmark.py evaluate
+
+prints clips a second of evaluate.py's passes of the encoder, and of one Keras `predict` a clip, as in the slides' project; and
+the time and memory of finding the 100 nearest of a million faces on disk, beside the bare matrix products.
+
+    python tests/benchmark.py split --run base
+
+prints what one run's last weights score on people that they never met, and on the tenth of the clips that the slides' project
+would have held out: the end of `list(set(ids))`, which is another one in each process.
 """
 
 import argparse
 import contextlib
 import csv
+import json
 import os
 import re
 import subprocess
@@ -382,22 +393,156 @@ def train(options) -> None:
     )
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# Evaluation.
+
+
+def predict_one_by_one(encoder, data: Path, clips: list[str]) -> np.ndarray:
+    """Hear clips as the slides' project did: one pickle, one `predict`."""
+    import utils
+
+    return np.concatenate([encoder.predict(utils.load_spectrogram(data, clip)[None], verbose=0) for clip in clips])
+
+
+def encoder_passes(width: float, n: int) -> None:
+    """Compare the encoder's passes in batches with one `predict` a clip."""
+    import model
+    import utils
+
+    rng = np.random.default_rng(0)
+    encoder = model.voice_encoder(128, width)
+    with tempfile.TemporaryDirectory() as folder:
+        data, clips = Path(folder), [f"v{i}_0-6" for i in range(n)]
+        for clip in clips:
+            spectrogram = rng.normal(size=(utils.N_FRAMES, utils.N_BINS, 2)).astype(np.float16)
+            utils.save_array(utils.spectrogram_path(data, clip), spectrogram)
+            utils.save_array(utils.embedding_path(data, clip), rng.normal(size=128).astype(np.float32))
+        ours, few = model.predict_features(encoder, data, clips, 128, 8)[0], clips[: n // 10]
+        assert np.allclose(predict_one_by_one(encoder, data, few), ours[: len(few)], rtol=1e-2, atol=1e-3)
+        batches = seconds_of(lambda: model.predict_features(encoder, data, clips, 128, 8), 3) / n
+        single = seconds_of(lambda: predict_one_by_one(encoder, data, few), 3) / len(few)
+    print(f"encoder of width {width:g}, 6 s, from pickles: evaluate.py {1 / batches:.0f} clips/s, ", end="")
+    print(f"one predict a clip {1 / single:.1f}; ratio {single / batches:.1f}", flush=True)
+
+
+def memory_of_its_own() -> int:
+    """Return the bytes that this process holds, without files that the system keeps in memory for it."""
+    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def search_a_million(n: int, n_queries: int, folder: Path) -> None:
+    """Search a gallery on disk, float16 (n, 4096), for the 100 faces most similar to each query."""
+    import retrieval
+
+    rows, size = 8192, 4096
+    rng = np.random.default_rng(0)
+    path = folder / "gallery.npy"
+    base = rng.standard_normal((rows, size), np.float32).astype(np.float16)
+    gallery = np.lib.format.open_memmap(path, "w+", np.float16, (n, size))
+    for start in range(0, n, rows):
+        signs = rng.choice(np.array([-1, 1], np.float16), size)
+        gallery[start : start + rows] = (base * signs)[: n - start]
+    gallery.flush()
+    del gallery
+    queries = rng.standard_normal((n_queries, size), np.float32)
+    block = base.astype(np.float32)
+    bare = seconds_of(lambda: queries @ block.T, 5) * n / rows
+    before, peak, ended = memory_of_its_own(), 0, threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not ended.wait(0.05):
+            peak = max(peak, memory_of_its_own())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    started = time.perf_counter()
+    retrieval.most_similar(queries, np.load(path, mmap_mode="r"), 100)
+    seconds = time.perf_counter() - started
+    ended.set()
+    watcher.join()
+    print(f"{n_queries} queries among {n:,} faces of {size} numbers, {path.stat().st_size / 1e9:.1f} GB on disk: ", end="")
+    print(f"{seconds:.1f} s, the products alone {bare:.1f} s, ratio {seconds / bare:.2f}; ", end="")
+    print(f"memory {peak / 1e9:.2f} GB at most, {(peak - before) / 1e9:.2f} GB of it for the search", flush=True)
+
+
+def evaluate(options) -> None:
+    """Compare evaluate.py's passes of the encoder with the slides' way, and its search with the bare products."""
+    for width in options.widths:
+        encoder_passes(width, options.n)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        search_a_million(options.gallery, 1000, Path(folder))
+
+
+def split(options) -> None:
+    """Score one encoder on people that it never met, and on the end of `list(set(ids))`, as the slides' project does."""
+    import evaluate
+    import model
+    import retrieval
+    import utils
+
+    folder = utils.run_folder(options.run)
+    run = evaluate.read_run(folder)
+    data, size = Path(run["data"]), run["feature_size"]
+    centre = utils.load_array(folder / utils.CENTRE, np.float32, (size,))
+    encoder = model.voice_encoder(size, run["width"])
+    model.load_weights(encoder, folder / utils.LAST_WEIGHTS)
+    clips = utils.ready_clips(data)
+    voices, faces = (features - centre for features in model.predict_features(encoder, data, clips, size, 8))
+
+    def score(chosen):
+        numbers = [clips.index(clip) for clip in chosen]
+        ranks = retrieval.rank(voices[numbers], faces[numbers], [utils.video_of(clip) for clip in chosen]).ranks
+        return [*(100 * retrieval.recall_at_k(ranks, k) for k in (1, 5, 10)), np.median(ranks)]
+
+    honest = utils.split_clips(clips, run["seed"])["test"]
+    code = "import json, sys; ids = list(set(json.load(sys.stdin))); print(json.dumps(ids[-int(sys.argv[1]) :]))"
+    accidental, known = [], []
+    for _ in range(options.processes):
+        command = [sys.executable, "-c", code, str(len(honest))]
+        done = subprocess.run(command, input=json.dumps(clips), stdout=subprocess.PIPE, text=True, check=True)
+        chosen = json.loads(done.stdout)
+        accidental.append(score(chosen))
+        known.append(np.mean([clip in run["clips"]["train"] for clip in chosen]))
+    print(f"{'recall in %, gallery ' + str(len(honest)):50}{'R@1':>8}{'R@5':>8}{'R@10':>8}{'median rank':>13}")
+    for name, row in (
+        ("people that it never met", score(honest)),
+        (
+            f"list(set(ids)), mean of {options.processes} processes, {100 * np.mean(known):.0f} % known",
+            np.mean(accidental, axis=0),
+        ),
+    ):
+        print(f"{name:50}" + "".join(f"{value:8.1f}" for value in row[:3]) + f"{row[3]:13.1f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("preprocess", help=preprocess.__doc__)
-    command.set_defaults(run=preprocess)
+    command.set_defaults(call=preprocess)
     command.add_argument("--clips", type=Path, default=ROOT.parent / "shared" / "real" / "motion", help="folder of video files")
     command.add_argument("--n", type=int, default=200, help="clips to be made ready (default: 200)")
     command.add_argument("--slides", type=int, default=8, help="clips for the slides' way (default: 8)")
     command = commands.add_parser("train", help=train.__doc__)
-    command.set_defaults(run=train)
+    command.set_defaults(call=train)
     command.add_argument("--width", type=float, default=1.0, help="of the encoder (default: 1.0)")
     command.add_argument("--batch-size", type=int, default=8, help="clips in a step (default: 8)")
     command.add_argument("--precision", default="auto", help="as train.py's (default: auto)")
     command.add_argument("--slides", type=int, default=4, help="clips for the slides' way (default: 4)")
+    command = commands.add_parser("evaluate", help=evaluate.__doc__)
+    command.set_defaults(call=evaluate)
+    command.add_argument(
+        "--widths", type=float, nargs="+", default=[0.03125, 0.125], help="of the encoder (default: 1/32, 1/8)"
+    )
+    command.add_argument("--n", type=int, default=400, help="clips to be heard (default: 400)")
+    command.add_argument("--gallery", type=int, default=1_000_000, help="faces on disk, 8 kB each (default: 1,000,000)")
+    command.add_argument("--folder", type=Path, help="for them (default: the system's for temporary files)")
+    command = commands.add_parser("split", help=split.__doc__)
+    command.set_defaults(call=split)
+    command.add_argument("--run", required=True, help="of train.py: its last weights")
+    command.add_argument("--processes", type=int, default=20, help="that cut the split (default: 20)")
     options = parser.parse_args()
-    options.run(options)
+    options.call(options)
 
 
 if __name__ == "__main__":

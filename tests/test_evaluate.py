@@ -1,12 +1,16 @@
 import json
+import os
+import re
 import shutil
 
 import cv2
-import matplotlib.image
 import numpy as np
 import pytest
+from conftest import ffmpeg
 
 import evaluate
+import media
+import retrieval
 import train
 import utils
 
@@ -39,36 +43,60 @@ def evaluated(run):
 
 
 def test_three_scripts_end_in_a_table(run, demo_data, capsys):
-    assert evaluate.main(["--run", str(run), "--k", "1", "5"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["recall", "in", "%", "gallery", "R@1", "R@5", "median", "rank"]
-    assert [line.split()[0] for line in lines[1:10]] == [
-        "Train",
-        "chance",
-        "mean",
-        "Val",
-        "chance",
-        "mean",
-        "Test",
-        "chance",
-        "mean",
-    ]
+    assert evaluate.main(["--run", str(run), "--k", "1", "5", "--gallery", "3"]) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert re.split("  +", lines[0]) == ["recall in %", "gallery", "R@1", "R@5", "median rank", "1:2", "1:2 alike"]
+    names = [re.split("  +", line.strip())[0] for line in lines[1:]]
+    below = ["95 % interval", "chance", "mean face", "in galleries of", "95 % interval", "chance"]
+    paper = ["the paper's model", "95 % interval"]
+    expected = []
+    for part, more in (("Train", ["the slides"]), ("Val", paper), ("Test", [*paper, "the slides"])):
+        too_few = f"fewer than --gallery 3 {part.lower()} faces" in printed.err
+        expected += [part, *(below[:3] if too_few else below), *more]
+    assert names[: len(expected)] == expected
     n_train = len(utils.split_clips(utils.ready_clips(demo_data), 0)["train"])
     assert lines[1].split()[1] == str(n_train)
-    assert lines[2].split() == ["chance", f"{100 / n_train:.1f}", f"{500 / n_train:.1f}"]
-    pictures = [line for line in lines[10:] if line.endswith(".png")]
-    assert len(pictures) >= 1 and all(cv2.imread(picture) is not None for picture in pictures)
+    assert lines[3].split()[:3] == ["chance", f"{100 / n_train:.1f}", f"{500 / n_train:.1f}"]
+    assert lines[8].split() == ["the", "slides", "4800", "45", "52"]
+    assert lines[-2].endswith(".png") or lines[-1].endswith("map.png")
+    written = [line for line in lines if line.startswith(str(run))]
+    assert written[0].endswith("results.md") and len(written) >= 4 and all(map(os.path.getsize, written))
 
 
 def test_metrics_have_their_form(evaluated, demo_data):
     clips = utils.split_clips(utils.ready_clips(demo_data), 0)
-    assert list(evaluated) == ["train", "val", "test"]
-    for part, row in evaluated.items():
-        assert row["gallery"] == len(clips[part])
+    assert evaluated["leaks"] == [] and list(evaluated["parts"]) == ["train", "val", "test"]
+    for part, row in evaluated["parts"].items():
+        assert row["gallery"] == row["videos"] == len(clips[part])
         for name in ("recall", "chance", "mean_face"):
             assert list(row[name]) == ["1", "5", "10"]
             assert all(0 <= share <= 1 for share in row[name].values())
-        assert row["chance"]["1"] == 1 / row["gallery"]
+        assert row["chance"]["1"] == pytest.approx(1 / row["gallery"])
+        low, high = row["median_rank_interval"]
+        assert 1 <= low <= row["median_rank"] <= high <= row["gallery"]
+        for name in ("matching", "matching_alike"):
+            assert row[f"{name}_interval"][0] <= row[name] <= row[f"{name}_interval"][1]
+        assert list(row["similarity"]) == ["6 s", "3 s", "mean face"] and 0 < row["similarity"]["mean face"]["degrees"] < 40
+
+
+def test_results_are_ready_to_paste(evaluated, run):
+    text = (run / "results.md").read_text()
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert table[0].startswith("| recall in % | gallery | R@1 |") and len({line.count("|") for line in table[:10]}) == 1
+    test = evaluated["parts"]["test"]
+    assert f"| Test | {test['gallery']} | {100 * test['recall']['1']:.1f} |" in text
+    assert f"| Test, 3 s | {test['similarity']['3 s']['degrees']:.2f} |" in text and "Leak" not in text
+
+
+def test_three_seconds_are_the_first_ones(evaluated, run, demo_data):
+    clips = utils.split_clips(utils.ready_clips(demo_data), 0)["test"]
+    encoder = evaluate.load_encoder(run, 128, 0.03)
+    short = np.stack([utils.load_spectrogram(demo_data, clip)[:298] for clip in clips]).astype(np.float32)
+    faces = np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips])
+    expected = retrieval.feature_similarity(encoder(short).numpy(), faces)
+    found = evaluated["parts"]["test"]["similarity"]["3 s"]
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3)
 
 
 def test_metrics_are_those_of_the_weights_and_the_faces(evaluated, run, demo_data):
@@ -79,37 +107,63 @@ def test_metrics_are_those_of_the_weights_and_the_faces(evaluated, run, demo_dat
     encoder.load_weights(run / utils.BEST_WEIGHTS)
     hits = 0
     centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
-    faces = utils.normalise(np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
+    faces = retrieval.normalise(np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
     for number, clip in enumerate(clips):
         spectrogram = utils.load_array(utils.spectrogram_path(demo_data, clip), np.float16, (598, 257, 2))
         predicted = encoder(spectrogram[None].astype(np.float32)).numpy()
         hits += number in np.argsort(-(faces @ (predicted[0] - centre)))[:5]
-    assert evaluated["train"]["recall"]["5"] == pytest.approx(hits / len(clips), abs=1.5 / len(clips))
+    assert evaluated["parts"]["train"]["recall"]["5"] == pytest.approx(hits / len(clips), abs=1.5 / len(clips))
+
+
+def score(voices, faces, centre, mean_face, ks, gallery=None, videos=None):
+    clips = [f"{video}_0-6" for video in videos or range(len(faces))]
+    heard = evaluate.Heard(clips, voices, voices, faces)
+    ranking = retrieval.rank(voices - centre, faces - centre, heard.videos)
+    return evaluate.score(heard, ranking, centre, mean_face, ks, gallery)
 
 
 def test_a_perfect_and_a_deaf_voice(rng):
     faces = rng.normal(size=(40, 16)) + 3
-    perfect = evaluate.retrieval_row(faces * 2, faces, np.zeros(16), faces.mean(0), (1, 5, 100))
-    assert perfect["recall"] == {1: 1, 5: 1, 100: 1} and perfect["median_rank"] == 1
-    deaf = evaluate.retrieval_row(np.repeat(faces.mean(0)[None], 40, 0), faces, np.zeros(16), faces.mean(0), (1, 5, 100))
-    assert deaf["recall"] == deaf["mean_face"] == deaf["chance"] == {1: 1 / 40, 5: 5 / 40, 100: 1}
+    perfect = score(faces * 2, faces, np.zeros(16), faces.mean(0), (1, 5, 100), 20)
+    assert perfect["recall"] == {1: 1, 5: 1, 100: 1} and perfect["median_rank"] == perfect["matching"] == 1
+    assert perfect["recall_interval"][1] == (1, 1) and perfect["fixed_gallery"]["recall"][1] == 1
+    assert perfect["similarity"]["6 s"] == pytest.approx({"degrees": 0, "l1": 0, "l2": 0, "degrees_from_centre": 0}, abs=1e-4)
+    deaf = score(np.repeat(faces.mean(0)[None], 40, 0), faces, np.zeros(16), faces.mean(0), (1, 5, 100), 20)
+    assert deaf["recall"] == deaf["mean_face"] == {1: 1 / 40, 5: 5 / 40, 100: 1} == pytest.approx(deaf["chance"])
+    assert deaf["fixed_gallery"]["recall"][5] == pytest.approx(5 / 20) == deaf["fixed_gallery"]["chance"][5]
+    assert deaf["matching"] == pytest.approx(0.5)
 
 
 def test_similarity_is_seen_from_the_centre(rng):
     faces = rng.normal(size=(40, 16))
     voices = 0.001 * faces + 100  # as seen from 100, the same directions; from 0, all of one direction
-    assert evaluate.retrieval_row(voices, faces + 100, np.full(16, 100.0), faces[0], (1,))["recall"] == {1: 1}
-    assert evaluate.retrieval_row(voices, faces + 100, np.zeros(16), faces[0], (1,))["recall"][1] < 1
+    assert score(voices, faces + 100, np.full(16, 100.0), faces[0], (1,))["recall"] == {1: 1}
+    assert score(voices, faces + 100, np.zeros(16), faces[0], (1,))["recall"][1] < 1
+
+
+def test_several_clips_of_a_video_are_said(rng):
+    faces = rng.normal(size=(6, 4))
+    row = score(faces, faces, np.zeros(4), faces[0], (1,), videos=list("aabbcd"))
+    assert (row["gallery"], row["videos"]) == (6, 4) and row["chance"][1] == pytest.approx((4 * 2 + 2) / 36)
+    assert "any face of its video" in " ".join(evaluate.notes({"test": row}))
+    assert "any face of its video" not in " ".join(evaluate.notes({"test": {**row, "videos": 6}}))
 
 
 def test_the_table_in_the_slides_form():
     row = {"gallery": 40, "recall": {1: 0.5, 10: 1.0}, "chance": {1: 0.025, 10: 0.25}, "mean_face": {1: 0, 10: 0.3}}
-    assert evaluate.table({"test": {**row, "median_rank": 1.5}}).splitlines() == [
-        "recall in %     gallery     R@1    R@10  median rank",
-        "Test                 40    50.0   100.0          1.5",
-        "  chance                    2.5    25.0",
-        "  mean face                 0.0    30.0",
+    row |= {"recall_interval": {1: (0.4, 0.6), 10: (1, 1)}, "median_rank": 1.5, "median_rank_interval": (1, 3)}
+    row |= {"matching": 0.9, "matching_interval": (0.8, 0.95), "matching_alike": 0.7, "matching_alike_interval": (0.6, 0.8)}
+    lines = evaluate.table({"train": {**row, "mean_face_median_rank": 20.0}})
+    assert evaluate.as_text(lines).splitlines() == [
+        "recall in %      gallery        R@1         R@10  median rank        1:2  1:2 alike",
+        "Train                 40       50.0        100.0          1.5       90.0       70.0",
+        "  95 % interval           40.0-60.0  100.0-100.0          1-3  80.0-95.0  60.0-80.0",
+        "  chance                        2.5         25.0         20.5       50.0       50.0",
+        "  mean face                     0.0         30.0           20",
+        "  the slides        4800         45           55",
     ]
+    markdown = evaluate.as_markdown(lines).splitlines()
+    assert markdown[2] == "| Train | 40 | 50.0 | 100.0 | 1.5 | 90.0 | 70.0 |" and markdown[1].count("---:") == 6
 
 
 def test_pictures_show_first_hits_the_top_5_and_misses():
@@ -123,20 +177,134 @@ def test_pictures_show_first_hits_the_top_5_and_misses():
     assert len(evaluate.pick_queries(np.array([1, 2]))[2][2]) == 0
 
 
-def test_a_grid_shows_true_and_retrieved_faces(tmp_path):
-    """Faces are plain colours, so that the picture can be read back."""
-    faces = np.eye(6, dtype=np.float32)
-    voices = np.array([[0.9, 1.0, 0.8, 0.7, 0.6, 0.1]] * 6, np.float32)  # retrieves 1, 0, 2, 3, 4
-    colours = np.array([[255, 0, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255], [255, 0, 255], [90, 120, 30]], np.uint8)
-    path = tmp_path / "grid.png"
-    evaluate.draw_grid(path, "a title", [0], voices, faces, np.full(6, 2), lambda n: np.broadcast_to(colours[n], (32, 32, 3)))
-    picture = (matplotlib.image.imread(path)[..., :3] * 255).round().astype(int)
-    places = [np.mean(np.where((picture == colours[n]).all(2))[1]) for n in (1, 0, 2, 3, 4)]
-    red_columns = np.where((picture == colours[0]).all(2).any(0))[0]
-    assert np.ptp(red_columns) > 200  # the true face at the left, and again where it is retrieved
-    assert places[0] < places[2] < places[3] < places[4]
-    assert (picture == (0, 128, 0)).all(2).any()  # the green frame
-    assert not (picture == colours[5]).all(2).any()
+def test_a_leak_is_shouted(run, demo_data, tmp_path, capsys):
+    """A test clip in the list of those trained on, and a test person's face and voice once more under a training video's id."""
+    other, data = shutil.copytree(run, tmp_path / "other"), shutil.copytree(demo_data, tmp_path / "data")
+    parts = utils.split_clips(utils.ready_clips(data), 0)
+    clips = json.loads((other / "clips.json").read_text())
+    utils.write_json(other / "clips.json", {**clips, "train": [*clips["train"], parts["test"][0]]})
+    video = next(name for name in map("again{}".format, range(99)) if utils.part_of(name, 0) == "train")
+    copy = f"{video}_{parts['test'][1].rpartition('_')[2]}"
+    for path_of in (utils.spectrogram_path, utils.embedding_path, utils.face_path):
+        shutil.copy(path_of(data, parts["test"][1]), path_of(data, copy))
+    assert evaluate.main(["--run", str(other), "--data", str(data), "--k", "1"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("LEAK")]
+    n = len(parts["test"])
+    assert [line.partition(":")[0] for line in said] == [
+        f"LEAK? 1 of {n} clips were trained on",
+        f"LEAK? 1 of {n} clips have the same picture as clips learned from",
+        f"LEAK? 1 of {n} clips have the same sound as clips learned from",
+    ]
+    assert [f"LEAK? {leak}" for leak in json.loads((other / "metrics.json").read_text())["leaks"]] == said
+    assert (other / "results.md").read_text().count("**Leak: ") == 3
+
+
+# ---------------------------------------------------------------- recordings
+
+
+@pytest.fixture(scope="module")
+def voice(demo_clips, demo_data, tmp_path_factory):
+    """A demo person's clip, as an m4a without its picture."""
+    clip = utils.ready_clips(demo_data)[0]
+    path = tmp_path_factory.mktemp("voice") / "me.m4a"
+    ffmpeg("-i", next((demo_clips / "videos").glob(f"{clip}.*")), "-vn", "-c:a", "aac", path)
+    return path
+
+
+def test_whose_face_a_recording_is_like(run, demo_data, voice, capsys):
+    assert evaluate.main(["--run", str(run), "--audio", str(voice), str(voice)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    clips = utils.ready_clips(demo_data)
+    assert lines[0] == f"{voice}: the most similar of {len(clips)} faces" and lines[:6] == lines[6:12]
+    centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
+    direction = evaluate.hear(evaluate.load_encoder(run, 128, 0.03), media.read_recording(voice), centre)
+    faces = retrieval.normalise(np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
+    best = np.argsort(-(faces @ direction))[:5]
+    expected = [f"  {place}  cosine {faces[n] @ direction:.3f}  {clips[n]}" for place, n in enumerate(best, 1)]
+    assert lines[1:6] == expected
+    assert lines[12] == str(run / "audio.png") and cv2.imread(lines[12]).shape[1] > 500
+
+
+def test_a_recording_is_heard_as_its_clip_was(run, demo_data, voice):
+    """The same voice through AAC, without its pauses: nearly what the clip's spectrogram gives."""
+    encoder = evaluate.load_encoder(run, 128, 0.03)
+    centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
+    clip = utils.ready_clips(demo_data)[0]
+    of_clip = encoder(utils.load_spectrogram(demo_data, clip)[None].astype(np.float32)).numpy() - centre
+    assert evaluate.hear(encoder, media.read_recording(voice), centre) @ retrieval.normalise(of_clip)[0] > 0.9
+
+
+def test_a_long_recording_is_averaged_over_windows(run, rng):
+    encoder = evaluate.load_encoder(run, 128, 0.03)
+    centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
+    long = 0.1 * rng.normal(size=13 * 16000).astype(np.float32)
+    starts = (0, 3 * 16000, 6 * 16000, 7 * 16000)
+    parts = [evaluate.hear(encoder, long[start : start + 96_000], centre) for start in starts]
+    expected = retrieval.normalise(np.mean(parts, axis=0, keepdims=True))[0]
+    np.testing.assert_allclose(evaluate.hear(encoder, long, centre), expected, atol=1e-4)
+
+
+@pytest.fixture
+def photos(demo_data, tmp_path):
+    """Three demo people's faces as photos; two of them side by side in a fourth; no face in a fifth; a broken one."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    faces = [cv2.imread(str(utils.face_path(demo_data, clip))) for clip in utils.ready_clips(demo_data)[:3]]
+    faces = [cv2.copyMakeBorder(face, 60, 60, 60, 60, cv2.BORDER_REPLICATE) for face in faces]
+    for name, face in zip("abc", faces):
+        cv2.imwrite(str(folder / f"{name}.png"), face)
+    cv2.imwrite(str(folder / "pair.jpg"), np.hstack(faces[:2]))
+    cv2.imwrite(str(folder / "wall.jpg"), np.full((200, 200, 3), 90, np.uint8))
+    (folder / "broken.jpg").write_text("no photo")
+    (folder / "notes.txt").write_text("no photo")
+    return folder
+
+
+def test_a_folder_of_photos(run, voice, photos, capsys):
+    assert evaluate.main(["--run", str(run), "--audio", str(voice), "--gallery-faces", str(photos)]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].endswith("the most similar of 5 faces")
+    cosines = {line.split("  ")[3]: float(line.split()[2]) for line in out.splitlines()[1:6]}
+    assert set(cosines) == {"a.png", "b.png", "c.png", "pair.jpg, face 1 from the left", "pair.jpg, face 2 from the left"}
+    for name, number in (("a.png", 1), ("b.png", 2)):
+        assert cosines[name] == pytest.approx(cosines[f"pair.jpg, face {number} from the left"], abs=0.25)
+    assert "wall.jpg: expected a face, found none" in err and "broken.jpg: expected a photo" in err and "notes" not in err
+
+
+def test_which_of_two_faces(run, voice, photos, capsys):
+    said = []
+    for pair in ("ab", "ba"):
+        photo_arguments = [str(photos / f"{name}.png") for name in pair]
+        assert evaluate.main(["--run", str(run), "--audio", str(voice), "--match", *photo_arguments]) == 0
+        said.append(capsys.readouterr().out.splitlines()[0])
+    assert said[0] == said[1]
+    better, worse = (float(word.strip(",")) for word in re.search(r"cosines (\S+) and (\S+)", said[0]).groups())
+    margin = float(said[0].rpartition(" ")[2])
+    assert better > worse and margin == pytest.approx(better - worse, abs=0.0011)
+
+
+@pytest.mark.parametrize(
+    "names, problem",
+    [
+        (["a.png", "pair.jpg"], "pair.jpg: expected one face, found 2"),
+        (["a.png", "wall.jpg"], "wall.jpg: expected a face, found none"),
+        (["broken.jpg", "a.png"], "broken.jpg: expected a photo"),
+        (["a.png", "none.png"], "none.png: expected a photo"),
+    ],
+)
+def test_photos_that_do_not_answer(names, problem, run, voice, photos, capsys):
+    arguments = ["--audio", voice, "--match", *(photos / name for name in names)]
+    assert evaluate.main(["--run", str(run), *map(str, arguments)]) == 1
+    error = capsys.readouterr().err
+    assert problem in error and error.count("\n") == 1
+
+
+def test_a_folder_without_photos(run, voice, tmp_path, capsys):
+    assert evaluate.main(["--run", str(run), "--audio", str(voice), "--gallery-faces", str(tmp_path)]) == 1
+    assert f"{tmp_path}: expected a folder of photos" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- mistakes
 
 
 def test_no_run(tmp_path, capsys):
@@ -158,7 +326,7 @@ def test_broken_options(content, run, tmp_path, capsys):
     other = shutil.copytree(run, tmp_path / "other")
     (other / "options.json").write_text(content)
     assert evaluate.main(["--run", str(other)]) == 1
-    assert "options.json: expected the options of a run, found" in capsys.readouterr().err
+    assert "options.json: expected what a run was started with, found" in capsys.readouterr().err
 
 
 def test_features_of_another_network(run, demo_data, tmp_path, capsys):
@@ -169,7 +337,20 @@ def test_features_of_another_network(run, demo_data, tmp_path, capsys):
     assert "expected float32 (128,), found float32 (4096,)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--k", "0"], ["--k"], ["--rows", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--k", "0"],
+        ["--k"],
+        ["--rows", "0"],
+        ["--gallery", "1"],
+        ["--clips", "1"],
+        ["--match", "a.jpg", "b.jpg"],
+        ["--gallery-faces", "photos"],
+        ["--match", "a.jpg", "b.jpg", "--audio", "a.wav", "--gallery-faces", "photos"],
+        ["--match", "a.jpg", "--audio", "a.wav"],
+    ],
+)
 def test_bad_options(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         evaluate.main(arguments)

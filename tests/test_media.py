@@ -9,6 +9,7 @@ from conftest import ROOT, ffmpeg, loudest_hertz, second_shown
 import media
 import utils
 from media import Skip
+from utils import InputError
 
 # ---------------------------------------------------------------- sound and frames
 
@@ -265,3 +266,52 @@ def test_media_needs_no_tensorflow():
     code = "import media, fetch, sys; print([m for m in ('tensorflow', 'keras', 'librosa', 'yt_dlp') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+# ---------------------------------------------------------------- recordings
+
+
+def write_sound(path, *pieces):
+    """Write pieces of (hertz or None, seconds) as an audio file."""
+    sources = [f"sine=frequency={hertz}:duration={s}" if hertz else f"anullsrc=r=44100:d={s}" for hertz, s in pieces]
+    inputs = [argument for source in sources for argument in ("-f", "lavfi", "-i", source)]
+    ffmpeg(*inputs, "-filter_complex", f"concat=n={len(sources)}:v=0:a=1", path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.m4a", "a.ogg"])
+def test_a_recording_without_its_pauses(name, tmp_path):
+    path = write_sound(tmp_path / name, (None, 2), (300, 4), (None, 0.2), (500, 3), (None, 3), (700, 2), (None, 1))
+    recording = media.read_recording(path)
+    assert recording.dtype == np.float32 and len(recording) / 16000 == pytest.approx(9.2, abs=0.25)  # the short pause stays
+    heard = [loudest_hertz(recording[int(s * 16000) : int((s + 1) * 16000)]) for s in (1, 5, 8)]
+    assert heard == pytest.approx([300, 500, 700], abs=5)
+
+
+def test_a_short_recording_is_repeated(tmp_path):
+    recording = media.read_recording(write_sound(tmp_path / "a.wav", (300, 3)))
+    assert len(recording) == utils.CLIP_SAMPLES
+    np.testing.assert_array_equal(recording[:48_000], recording[48_000:])
+
+
+@pytest.mark.parametrize(
+    "pieces, problem",
+    [
+        ([(None, 5)], "found silence: less than 0.5 s"),
+        ([(300, 2)], "found 2.0 s; record more"),
+        ([(300, 130)], "found more; cut out"),
+    ],
+)
+def test_recordings_that_cannot_be_heard(pieces, problem, tmp_path):
+    path = write_sound(tmp_path / "a.wav", *pieces)
+    with pytest.raises(InputError, match=f"a.wav: expected a recording of 2.61 to 120 s of speech, {problem}"):
+        media.read_recording(path)
+
+
+def test_files_that_are_no_recordings(counting_video, tmp_path):
+    (tmp_path / "text.wav").write_text("no sound")
+    ffmpeg("-i", counting_video, "-an", "-c", "copy", tmp_path / "mute.mp4")
+    for name, problem in (("text.wav", "nothing that ffmpeg can read"), ("mute.mp4", "nothing"), ("none.wav", "no such file")):
+        with pytest.raises(InputError, match=f"{name}: expected a recording .* found {problem}") as raised:
+            media.read_recording(tmp_path / name)
+        assert "\n" not in str(raised.value)

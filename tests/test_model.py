@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import model
+import retrieval
 import utils
 import vggface
 from model import keras, tf
@@ -163,7 +164,7 @@ def test_distillation_loss_equals_a_hand_computation(rng):
 
 def test_contrastive_loss_equals_a_hand_computation(rng):
     face, voice = rng.normal(size=(2, 5, 7)).astype(np.float32)
-    cosine = utils.normalise(voice) @ utils.normalise(face).T
+    cosine = retrieval.normalise(voice) @ retrieval.normalise(face).T
     by_hand = [-np.log(np.diag(softmax(logits))) for logits in (cosine / 0.1, cosine.T / 0.1)]
     np.testing.assert_allclose(model.contrastive_loss(face, voice), np.mean(by_hand, axis=0), rtol=1e-3, atol=1e-4)
 
@@ -196,7 +197,7 @@ def test_total_loss_is_the_papers_sum(small_fc8, rng):
     face, voice = rng.normal(size=(2, 3, 4096)).astype(np.float32)
     centre = rng.normal(size=4096).astype(np.float32)
     p, q = (softmax((np.maximum(feature, 0) @ kernel + bias) / 2) for feature in (face, voice))
-    seen = [utils.normalise(feature - centre) for feature in (face, voice)]
+    seen = [retrieval.normalise(feature - centre) for feature in (face, voice)]
     by_hand = 0.025 * ((seen[0] - seen[1]) ** 2).sum(axis=1) - 200 * (p * np.log(q)).sum(axis=1)
     np.testing.assert_allclose(model.loss_function("total", centre, vggface.fc8)(face, voice), by_hand, rtol=1e-4)
 

@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT
 
 import model
+import retrieval
 import train
 import utils
 from model import keras, tf
@@ -126,7 +127,7 @@ def test_the_validation_scores_are_those_of_the_weights_kept(tiny_run, demo_data
         losses = model.l2_loss(faces - centre, voices - centre).numpy()
         assert len(losses) == len(clips) == epoch["val_gallery"]
         assert losses.mean() == pytest.approx(epoch["val_loss"], rel=1e-3)
-        cosine = utils.normalise(voices - centre) @ utils.normalise(faces - centre).T
+        cosine = retrieval.normalise(voices - centre) @ retrieval.normalise(faces - centre).T
         ranks = 1 + (cosine > np.diag(cosine)[:, None]).sum(axis=1)
         assert epoch["val_median_rank"] == np.median(ranks)
         assert epoch["val_recall"]["5"] == np.mean(ranks <= 5)
@@ -234,10 +235,10 @@ def test_every_loss_can_be_chosen():
 
 
 def test_pieces_of_a_clip():
-    assert train.frames_in(6) == 598
-    assert train.frames_in(3) == 298
-    assert train.frames_in(train.MIN_SECONDS) >= model.MIN_FRAMES
-    assert train.frames_in(train.MIN_SECONDS - 0.01) < model.MIN_FRAMES
+    assert utils.frames_in(6) == 598
+    assert utils.frames_in(3) == 298
+    assert utils.frames_in(utils.MIN_SECONDS) >= model.MIN_FRAMES
+    assert utils.frames_in(utils.MIN_SECONDS - 0.01) < model.MIN_FRAMES
 
 
 def test_an_earlier_run_is_kept(tmp_path, capsys):

@@ -1,5 +1,4 @@
 import dataclasses
-import math
 import os
 import pickle
 import subprocess
@@ -12,7 +11,6 @@ import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 import utils
 from utils import InputError
@@ -308,65 +306,9 @@ def test_no_video_is_in_two_parts_and_no_clip_is_lost(pairs, seed):
     assert all(set(parts[name]) <= set(more[name]) for name in parts)
 
 
-# ---------------------------------------------------------------- ranks
-
-FEATURES = st.integers(2, 8).flatmap(
-    lambda n: st.tuples(*[hnp.arrays(np.float32, (n, 3), elements=st.integers(-3, 3).map(float))] * 2)
-)
-
-
-def brute_force_ranks(predicted, gallery):
-    """Rank by exact arithmetic: cosines of small integers, compared as sign and square, as fractions."""
-    from fractions import Fraction
-
-    def cosine(a, b):
-        a, b = [int(x) for x in a], [int(x) for x in b]
-        dot, norms = sum(x * y for x, y in zip(a, b)), sum(x * x for x in a) * sum(y * y for y in b)
-        return Fraction(0) if norms == 0 else Fraction(dot * abs(dot), norms)
-
-    return [sum(cosine(p, g) >= cosine(p, gallery[i]) for g in gallery) for i, p in enumerate(predicted)]
-
-
-@given(FEATURES)
-def test_ranks_equal_brute_force(features):
-    predicted, gallery = features
-    assert utils.retrieval_ranks(predicted, gallery).tolist() == brute_force_ranks(predicted, gallery)
-
-
-@given(FEATURES, st.randoms(use_true_random=False))
-def test_gallery_order_changes_no_rank(features, random):
-    predicted, gallery = features
-    order = list(range(len(gallery)))
-    random.shuffle(order)
-    ranks = utils.retrieval_ranks(predicted, gallery)
-    assert np.array_equal(utils.retrieval_ranks(predicted[order], gallery[order]), ranks[order])
-
-
-@given(FEATURES)
-def test_recall_grows_with_k_and_is_1_at_gallery_size(features):
-    ranks = utils.retrieval_ranks(*features)
-    recalls = [utils.recall_at_k(ranks, k) for k in range(1, len(ranks) + 1)]
-    assert recalls == sorted(recalls) and recalls[-1] == 1
-
-
-def test_ties_count_against_the_model():
-    gallery = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
-    assert utils.retrieval_ranks(gallery, gallery).tolist() == [2, 2, 1]
-    assert utils.retrieval_ranks(np.zeros((1, 2)), gallery).tolist() == [3, 3, 3]  # says nothing, ranks last
-
-
-def test_ranks_of_a_large_gallery(rng):
-    gallery = rng.normal(size=(2500, 16))
-    predicted = gallery + 0.8 * rng.normal(size=gallery.shape)
-    cosine = np.corrcoef(np.vstack([predicted, gallery]))  # only to have another road: centre both first
-    predicted_0, gallery_0 = (x - x.mean(1, keepdims=True) for x in (predicted, gallery))
-    cosine = cosine[:2500, 2500:]
-    expected = (cosine > np.diag(cosine)[:, None]).sum(1) + 1
-    assert np.mean(utils.retrieval_ranks(predicted_0, gallery_0) == expected) > 0.99  # the rest: within the rounding
-    with pytest.raises(ValueError, match="finite"):
-        utils.retrieval_ranks(gallery * math.nan, gallery)
-
-
-def test_chance():
-    assert utils.chance_at_k(50, 5) == 0.1
-    assert utils.chance_at_k(50, 100) == 1
+def test_clips_are_drawn_in_their_order_by_the_seed():
+    clips = [f"v{i}_0-6" for i in range(100)]
+    assert utils.draw_clips(clips, 100, 0) == utils.draw_clips(clips, 1000, 1) == clips
+    drawn = utils.draw_clips(clips, 10, 0)
+    assert drawn == sorted(drawn, key=clips.index) and len(set(drawn)) == 10
+    assert utils.draw_clips(clips, 10, 0) == drawn != utils.draw_clips(clips, 10, 1)
