@@ -66,8 +66,8 @@ class Options:
     seconds: float = option(
         f"length of the piece of each clip that a step hears, {MIN_SECONDS} to 6 s, drawn anew each time", 6.0
     )
-    mask_bins: int = option("two bands of up to so many of the 257 frequency bins are silenced in each piece", 40)
-    mask_frames: int = option("two spans of up to so many frames, 10 ms each, are silenced in each piece", 40)
+    mask_bins: int = option("two bands of up to so many of the 257 frequency bins are silenced in each piece", 0)
+    mask_frames: int = option("two spans of up to so many frames, 10 ms each, are silenced in each piece", 0)
     precision: str = option(
         "of the computation; auto: mixed where the hardware computes with 16 bits",
         "auto",
