@@ -8,7 +8,7 @@ Reads what preprocess.py wrote under --data, of the training and validation vide
     history.jsonl      one object an epoch
     curves.png         loss and recall over the epochs
     tensorboard/       the same for TensorBoard, and the loss of every step
-    best.weights.h5    the weights of the epoch that told validation people apart best
+    best.weights.h5    the weights of the epoch with the least loss on validation people
     last.weights.h5    the last weights, and all that --resume needs to go on as if nothing had happened
 
     python train.py
@@ -106,7 +106,7 @@ class Progress:
     seconds: float = 0.0
     waiting_seconds: float = 0.0  # of them, for clips
     best_epoch: int = 0
-    best_score: float = -1.0
+    best_loss: float = math.inf  # on validation people
     history: list[dict] = dataclasses.field(default_factory=list)
 
 
@@ -227,7 +227,7 @@ def draw_curves(path: Path, history: list[dict]) -> None:
     recalls.plot(epochs, [100 * record["val_matching"] for record in history], "C3", marker=".", label="1:2 matching")
     recalls.axhline(50, color="C3", linestyle=":", linewidth=1)
     recalls.set(xlabel="epoch", ylabel="%", ylim=(0, 100), title=f"validation, {gallery} faces (dotted: chance)")
-    best = max(history, key=lambda record: record["val_matching"])["epoch"]
+    best = min(history, key=lambda record: record["val_loss"])["epoch"]
     for axes in (losses, recalls):
         axes.axvline(best, color="grey", linewidth=1, label="best epoch" if axes is recalls else None)
         axes.set_xlim(0.5, epochs[-1] + 0.5)
@@ -488,8 +488,8 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
                 record = record_of_epoch(
                     progress, n_steps, n_steps * options.batch_size, float(optimizer.learning_rate), scores
                 )
-                if record["val_matching"] > progress.best_score:
-                    progress.best_epoch, progress.best_score = record["epoch"], record["val_matching"]
+                if record["val_loss"] < progress.best_loss:
+                    progress.best_epoch, progress.best_loss = record["epoch"], record["val_loss"]
                     save_weights(folder / utils.BEST_WEIGHTS, encoder)
                 save()
                 write_epoch(folder, progress.history)
@@ -538,7 +538,7 @@ def main(argv=None) -> int:
         best = progress.history[progress.best_epoch - 1]
         print(
             f"train: epoch {progress.best_epoch} of {len(progress.history)} is the best, 1:2 matching "
-            f"{100 * progress.best_score:.1f} %, median rank {best['val_median_rank']:g} of {best['val_gallery']}: "
+            f"{100 * best['val_matching']:.1f} %, median rank {best['val_median_rank']:g} of {best['val_gallery']}: "
             f"{folder / utils.BEST_WEIGHTS}"
         )
     return 0

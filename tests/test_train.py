@@ -119,7 +119,7 @@ def test_the_validation_scores_are_those_of_the_weights_kept(tiny_run, demo_data
     batches, _ = model.clip_batches(demo_data, clips, 128, 3)
     centre = utils.load_array(tiny_run / utils.CENTRE, np.float32, (128,))
     epochs = history(tiny_run)
-    best = max(epochs, key=lambda epoch: epoch["val_matching"])
+    best = min(epochs, key=lambda epoch: epoch["val_loss"])
     for name, epoch in ((utils.LAST_WEIGHTS, epochs[-1]), (utils.BEST_WEIGHTS, best)):
         encoder = model.voice_encoder(128, 0.03)
         encoder.load_weights(tiny_run / name)
