@@ -81,7 +81,7 @@ def read_run(folder: Path) -> dict:
         raise InputError(f"{path}: expected the options of a run, found no such file; run train.py, or name --run")
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
-        run = {name: run[name] for name in ("data", "seed", "width", "feature_size", "loss")}
+        run = {name: run[name] for name in ("data", "seed", "encoder", "width", "feature_size", "loss")}
         path = folder / utils.CLIPS
         clips = json.loads(path.read_text(encoding="utf-8"))
         return {**run, "clips": {part: list(clips[part]) for part in ("train", "val")}}
@@ -89,8 +89,12 @@ def read_run(folder: Path) -> dict:
         raise InputError(f"{path}: expected what a run was started with, found {error!r}; run train.py again") from error
 
 
-def load_encoder(folder: Path, feature_size: int, width: float):
+def load_encoder(folder: Path, run: dict):
     """Build the voice encoder with the best weights of a run.
+
+    Args:
+        folder: of the run.
+        run: of `read_run`.
 
     Raises:
         InputError: if they are missing or do not fit.
@@ -100,13 +104,14 @@ def load_encoder(folder: Path, feature_size: int, width: float):
     path = folder / utils.BEST_WEIGHTS
     if not path.exists():
         raise InputError(f"{path}: expected the weights of a run, found no such file; let train.py end its first epoch")
-    encoder = model.voice_encoder(feature_size, width)
+    encoder = model.build_encoder(run["encoder"], run["feature_size"], run["width"])
     try:
         model.load_weights(encoder, path)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{path}: expected weights of width {width}, {feature_size} outputs, as options.json beside it says; {reason}"
+            f"{path}: expected weights of --encoder {run['encoder']}, width {run['width']}, {run['feature_size']} outputs, as "
+            f"options.json beside it says; {reason}"
         ) from error
     return encoder
 
@@ -267,8 +272,8 @@ def results(run: dict, folder: Path, rows: dict[str, dict], found: list[str]) ->
     return "\n\n".join(
         [
             f"# {folder.name}",
-            f"Loss {run['loss']}, width {run['width']:g}, {run['feature_size']} numbers a face, seed {run['seed']}, trained on "
-            f"{n_learned:,} clips.",
+            f"Encoder {run['encoder']}, loss {run['loss']}, width {run['width']:g}, {run['feature_size']} numbers a face, seed "
+            f"{run['seed']}, trained on {n_learned:,} clips.",
             *(f"**Leak: {leak}.**" for leak in found),
             as_markdown(table(rows)),
             *notes(rows),
@@ -376,13 +381,14 @@ def draw_pictures(folder: Path, data: Path, heard: dict[str, Heard], rankings: d
 
 def judge(options: Options, folder: Path, run: dict, data: Path, centre: np.ndarray) -> None:
     """Score a run: print the table, write it down, look for leaks, draw the pictures."""
-    parts = utils.split_clips(utils.ready_clips(data), run["seed"])
+    parts, learned = utils.split_clips(utils.ready_clips(data), run["seed"]), set(run["clips"]["train"])
+    parts["train"] = [clip for clip in parts["train"] if clip in learned]
     if not parts["train"]:
         raise InputError(f"{data}: expected training clips, found none; is it the data that {folder} was trained on?")
 
-    import model
+    import pipeline
 
-    encoder = load_encoder(folder, run["feature_size"], run["width"])
+    encoder = load_encoder(folder, run)
     heard, rankings, rows, mean_face = {}, {}, {}, None
     for part, clips in parts.items():
         if len({utils.video_of(clip) for clip in clips}) < 2:
@@ -390,7 +396,7 @@ def judge(options: Options, folder: Path, run: dict, data: Path, centre: np.ndar
             continue
         clips = utils.draw_clips(clips, options.clips, run["seed"])
         hear = [
-            model.predict_features(encoder, data, clips, run["feature_size"], options.batch_size, n_frames)
+            pipeline.predict_features(encoder, data, clips, run["feature_size"], options.batch_size, n_frames)
             for n_frames in (utils.N_FRAMES, utils.frames_in(SHORT_SECONDS))
         ]
         heard[part] = Heard(clips, hear[0][0], hear[1][0], hear[0][1])
@@ -431,8 +437,9 @@ def hear(encoder, recording: np.ndarray, centre: np.ndarray) -> np.ndarray:
 
     last = len(recording) - CLIP_SAMPLES
     starts = sorted({*range(0, last, WINDOW_HOP), last})
+    windows = [recording[start : start + CLIP_SAMPLES] for start in starts]
     listen = model.waveform_encoder(encoder)
-    features = np.concatenate([listen(recording[None, start : start + CLIP_SAMPLES]).numpy() for start in starts])
+    features = np.concatenate([listen(np.stack(windows[i : i + 8])).numpy() for i in range(0, len(windows), 8)])
     return retrieval.normalise(retrieval.normalise(features - centre).mean(axis=0, keepdims=True))[0]
 
 
@@ -494,7 +501,7 @@ def answer(options: Options, folder: Path, run: dict, data: Path, centre: np.nda
         def image(number):
             return media.read_face(data, names[number])
 
-    encoder = load_encoder(folder, run["feature_size"], run["width"])
+    encoder = load_encoder(folder, run)
     voices = np.stack([hear(encoder, recording, centre) for recording in recordings])
     numbers, cosines = retrieval.most_similar(voices, faces - centre, min(TOP, len(faces)))
     for path, of_voice, of_cosines in zip(options.audio, numbers, cosines):

@@ -1,29 +1,16 @@
-"""Everything that TensorFlow computes of voices: spectrogram, voice encoder, losses, training.
+"""Everything that TensorFlow computes of voices: spectrogram, voice encoders, losses, the training step.
 
 B is the batch size and T the number of frames: 598 for 6 s of speech, 259 (2.6 s) at least.
 """
 
-import dataclasses
-import functools
 import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 
-from utils import (
-    FEATURE_SIZE,
-    FFT_SIZE,
-    HOP,
-    N_BINS,
-    N_FRAMES,
-    POWER,
-    WINDOW,
-    InputError,
-    load_embedding,
-    load_spectrogram,
-    stderr_to,
-)
+import speaker
+from utils import FEATURE_SIZE, FFT_SIZE, HOP, N_BINS, POWER, WINDOW, InputError, stderr_to
 
 with stderr_to(os.devnull):  # TensorFlow 2.21 logs at import, whatever its settings say
     import keras
@@ -203,6 +190,103 @@ def voice_encoder(feature_size: int = FEATURE_SIZE["vggface"], width: float = 1.
     return keras.Model(spectrograms, feature, name="voice_encoder")
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# The pretrained speaker encoder.
+
+
+class SpeakerEmbedding(layers.Layer):
+    """Hears who speaks: spectrogram -> embedding of the voice, (B, T, N_BINS, 2) -> float32 (B, speaker.UNITS), of length 1.
+
+    Three LSTMs over the mel bands of 1.6 s, a dense layer, relu; the mean over windows that cover all speech, pauses left out.
+    Source: Wan et al., "Generalized End-to-End Loss for Speaker Verification", ICASSP 2018; the package resemblyzer.
+    """
+
+    def __init__(self, **more):
+        super().__init__(dtype="float32", **more)  # powers of 0.3 undone: 16 bits would not do
+        last = speaker.N_LAYERS - 1
+        self.lstms = [
+            layers.LSTM(speaker.UNITS, return_sequences=number < last, dtype="float32", name=f"lstm{number + 1}")
+            for number in range(speaker.N_LAYERS)
+        ]
+        self.dense = layers.Dense(speaker.UNITS, activation="relu", dtype="float32", name="linear")
+
+    def build(self, _):
+        self.mel = tf.constant(speaker.mel_filterbank())  # (N_BINS, N_MELS)
+        sizes = [speaker.N_MELS] + speaker.N_LAYERS * [speaker.UNITS]
+        for lstm, size in zip(self.lstms, sizes):
+            lstm.build((None, speaker.WINDOW_FRAMES, size))
+        self.dense.build((None, speaker.UNITS))
+
+    def mel_frames(self, spectrograms):
+        """Return the mel power of the frames with speech, one after another, repeated to T: float32 (B, T, N_MELS)."""
+        power = tf.reduce_sum(tf.abs(tf.cast(spectrograms, tf.float32)) ** (2 / POWER), axis=-1)  # (B, T, N_BINS)
+        # The mean square of the samples in a frame, by Parseval's theorem: Hann's window has 3/8 of a flat one's energy.
+        both_sides = 2 * tf.reduce_sum(power, axis=-1) - power[..., 0] - power[..., -1]
+        square = both_sides / (FFT_SIZE * WINDOW * 3 / 8)  # (B, T)
+        loudness = tf.reduce_mean(square, axis=-1)[:, None, None]
+        gain = tf.maximum(1.0, 10 ** (speaker.LEVEL_DB / 10) / tf.maximum(loudness, 1e-12))  # only softer ones are changed
+        mel = tf.tensordot(power, self.mel, 1) * gain
+        loudest = tf.reduce_max(square, axis=-1, keepdims=True)
+        loud = tf.cast(square >= 10 ** (-speaker.PAUSE_DB / 10) * loudest, tf.float32)[..., None]
+        speech = tf.nn.max_pool1d(loud, 2 * speaker.PAUSE_MARGIN + 1, 1, "SAME")[..., 0] > 0  # (B, T)
+        speech_first = tf.argsort(tf.cast(~speech, tf.int32), axis=-1, stable=True)
+        n_speech = tf.reduce_sum(tf.cast(speech, tf.int32), axis=-1, keepdims=True)
+        again = tf.range(tf.shape(mel)[1])[None] % n_speech
+        return tf.gather(mel, tf.gather(speech_first, again, batch_dims=1), batch_dims=1)
+
+    def call(self, spectrograms):
+        mel = self.mel_frames(spectrograms)
+        size, n_frames = tf.shape(mel)[0], tf.shape(mel)[1]
+        last = n_frames - speaker.WINDOW_FRAMES
+        n_windows = 1 + -(-last // speaker.WINDOW_STEP)
+        starts = tf.range(n_windows) * last // tf.maximum(n_windows - 1, 1)
+        windows = tf.gather(mel, starts[:, None] + tf.range(speaker.WINDOW_FRAMES), axis=1)  # (B, windows, 160, N_MELS)
+        x = tf.reshape(windows, (-1, speaker.WINDOW_FRAMES, speaker.N_MELS))
+        for lstm in self.lstms:
+            x = lstm(x)
+        x = tf.math.l2_normalize(self.dense(x), axis=-1)
+        x = tf.reshape(x, (size, n_windows, speaker.UNITS))
+        return tf.math.l2_normalize(tf.reduce_mean(x, axis=1), axis=-1)
+
+    def load_pretrained(self) -> None:
+        """Take the weights of the package resemblyzer. Raises InputError if they cannot be had."""
+        path = speaker.weights_path()
+        weights = speaker.stored_weights(path)
+        try:
+            for number, lstm in enumerate(self.lstms):
+                kernel, recurrent, bias, bias_2 = (
+                    weights[f"lstm.{name}_l{number}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+                )
+                lstm.set_weights([kernel.T, recurrent.T, bias + bias_2])  # the gates are in the same order as Keras's
+            self.dense.set_weights([weights["linear.weight"].T, weights["linear.bias"]])
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{path}: expected the weights of resemblyzer 0.1.4, found others ({error})") from error
+
+
+def speaker_encoder(feature_size: int = FEATURE_SIZE["vggface"]) -> keras.Model:
+    """Build the network that hears who speaks, and from that a face: layers "ear", a SpeakerEmbedding, and "head", linear.
+
+    Args:
+        feature_size: numbers in the face feature.
+
+    Returns:
+        Model from float (B, T, N_BINS, 2), MIN_FRAMES or more, to float32 (B, feature_size), as `voice_encoder`; its weights
+        are random.
+    """
+    spectrograms = keras.Input((None, N_BINS, 2), name="spectrogram")
+    embedding = SpeakerEmbedding(name="ear")(spectrograms)  # (B, 256)
+    feature = layers.Dense(feature_size, dtype="float32", name="head")(embedding)  # (B, feature_size)
+    return keras.Model(spectrograms, feature, name="speaker_encoder")
+
+
+ENCODERS = ("conv", "speaker")
+
+
+def build_encoder(name: str, feature_size: int, width: float) -> keras.Model:
+    """Build one of ENCODERS, by train.py's --encoder; the width is conv's."""
+    return voice_encoder(feature_size, width) if name == "conv" else speaker_encoder(feature_size)
+
+
 def load_weights(encoder: keras.Model, path: Path) -> None:
     """Read an encoder's weights, whole or not at all. Raises OSError, ValueError or KeyError if they do not fit."""
     with warnings.catch_warnings():
@@ -212,116 +296,8 @@ def load_weights(encoder: keras.Model, path: Path) -> None:
 
 def waveform_encoder(encoder: keras.Model) -> keras.Model:
     """Put the spectrogram in front of a voice encoder: float32 (B, samples) at SAMPLE_RATE -> (B, feature_size) in one call."""
-    waveform = keras.Input((None,), name="waveform")
-    return keras.Model(waveform, encoder(Spectrogram(name="stft")(waveform)), name="waveform_encoder")
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The clips of preprocess.py, as batches.
-
-READERS = 4  # clips read at the same time
-PREFETCH = 4  # batches ready in memory
-
-
-def _read_all(numbers, read, n_frames: int, feature_size: int, batch_size: int, errors: list):
-    """Batch what `read` gives for each number of a dataset, in its order. `errors` receives the error of a file at fault."""
-
-    def read_or_note(number):
-        try:
-            return read(int(number))
-        except (InputError, OSError) as error:
-            errors.append(error)
-            raise
-
-    def read_tensors(number):
-        spectrogram, feature = tf.numpy_function(read_or_note, [number], (tf.float16, tf.float32), stateful=False)
-        return tf.ensure_shape(spectrogram, (n_frames, N_BINS, 2)), tf.ensure_shape(feature, (feature_size,))
-
-    options = tf.data.Options()
-    options.autotune.enabled = False  # its thread sleeps on for seconds when the clips are at their end, and all wait for it
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    dataset = numbers.map(read_tensors, num_parallel_calls=READERS).batch(batch_size)
-    return dataset.prefetch(PREFETCH).with_options(options)
-
-
-def clip_batches(data: Path, clips: list[str], feature_size: int, batch_size: int):
-    """Read clips as batches, in their order, whole; the last batch may be smaller.
-
-    Args:
-        data: folder that preprocess.py wrote.
-        clips: names of clips.
-        feature_size: numbers in their face features.
-        batch_size: clips in a batch.
-
-    Returns:
-        tf.data.Dataset of (float16 (B, N_FRAMES, N_BINS, 2), float32 (B, feature_size)), and a list that receives the error
-        when a file is at fault: TensorFlow itself only passes its text on.
-    """
-    errors = []
-
-    def read(number):
-        return load_spectrogram(data, clips[number]), load_embedding(data, clips[number], feature_size)
-
-    return _read_all(tf.data.Dataset.range(len(clips)), read, N_FRAMES, feature_size, batch_size, errors), errors
-
-
-@dataclasses.dataclass(frozen=True)
-class Pieces:
-    """What training hears of the clips: a function of seed, epoch and clip, whatever the hardware."""
-
-    batch_size: int  # clips in a step, over all replicas
-    n_frames: int  # of a clip, from anywhere in it, N_FRAMES or fewer
-    mask_bins: int  # two bands of up to so many frequency bins are silenced
-    mask_frames: int  # two spans of up to so many frames are silenced
-    seed: int
-
-    def of(self, spectrogram: np.ndarray, epoch: int, number: int) -> np.ndarray:
-        """Cut and mask clip `number` for an epoch. float16 (N_FRAMES, N_BINS, 2) -> float16 (n_frames, N_BINS, 2)
-
-        Source of the masks: Park et al., "SpecAugment", Interspeech 2019.
-        """
-        rng = np.random.default_rng([self.seed, epoch, number])
-        start = rng.integers(N_FRAMES - self.n_frames + 1)
-        piece = spectrogram[start : start + self.n_frames].copy()
-        for _ in range(2):
-            for axis, most in enumerate((self.mask_frames, self.mask_bins)):
-                length = rng.integers(min(most, piece.shape[axis]) + 1)
-                start = rng.integers(piece.shape[axis] - length + 1)
-                piece[(slice(None),) * axis + (slice(start, start + length),)] = 0
-        return piece
-
-
-def training_batches(data: Path, clips: list[str], feature_size: int, pieces: Pieces, first_step: int, last_step: int):
-    """Read pieces of clips for the steps [first_step, last_step), counted over all epochs, on all replicas of the strategy.
-
-    Each epoch takes the clips in an order of its own, and leaves out the last ones where they fill no batch. Which clips make
-    up a step, and what is heard of each, depends on `pieces` alone.
-
-    Returns:
-        Iterator of what `training_step` takes, and a list that receives the error when a file is at fault.
-    """
-    strategy, errors = tf.distribute.get_strategy(), []
-    n_steps = len(clips) // pieces.batch_size  # in an epoch
-
-    @functools.lru_cache(maxsize=2)
-    def order(epoch):
-        return np.random.default_rng([pieces.seed, epoch]).permutation(len(clips))
-
-    def read(place):
-        step, in_batch = divmod(place, pieces.batch_size)
-        epoch, step = divmod(step, n_steps)
-        number = order(epoch)[step * pieces.batch_size + in_batch]
-        spectrogram = pieces.of(load_spectrogram(data, clips[number]), epoch, number)
-        return spectrogram, load_embedding(data, clips[number], feature_size)
-
-    def of_one_machine(context):
-        share = pieces.batch_size // context.num_input_pipelines  # of each batch, this machine's
-        numbers = tf.data.Dataset.range(first_step * share, last_step * share)
-        places = numbers.map(lambda n: n // share * pieces.batch_size + context.input_pipeline_id * share + n % share)
-        per_replica = context.get_per_replica_batch_size(pieces.batch_size)
-        return _read_all(places, read, pieces.n_frames, feature_size, per_replica, errors)
-
-    return iter(strategy.distribute_datasets_from_function(of_one_machine)), errors
+    waveform = keras.Input((None,), dtype="float32", name="waveform")
+    return keras.Model(waveform, encoder(Spectrogram(dtype="float32", name="stft")(waveform)), name="waveform_encoder")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -530,29 +506,3 @@ def training_step(encoder, optimizer, loss, batch_size: int, loss_scale: LossSca
         return strategy.reduce("SUM", strategy.run(on_one_replica, batch), axis=None)
 
     return step
-
-
-@functools.lru_cache(maxsize=1)
-def _hearing(encoder):
-    """Return the encoder as a compiled function."""
-    return tf.function(lambda spectrograms: encoder(spectrograms, training=False), reduce_retracing=True)
-
-
-def predict_features(encoder, data: Path, clips: list[str], feature_size: int, batch_size: int, n_frames: int = N_FRAMES):
-    """Hear all clips, the first n_frames of each.
-
-    Returns:
-        The features predicted from the voices, and those of the true faces, both float32 (len(clips), feature_size).
-
-    Raises:
-        InputError: if a clip's files are broken.
-    """
-    batches, errors = clip_batches(data, clips, feature_size, batch_size)
-    voices, faces = [], []
-    try:
-        for spectrograms, features in batches:
-            voices.append(_hearing(encoder)(spectrograms[:, :n_frames]).numpy())
-            faces.append(features.numpy())
-    except tf.errors.OpError as error:
-        raise (errors or [error])[0] from None
-    return np.concatenate(voices), np.concatenate(faces)

@@ -1,4 +1,7 @@
-"""Train the voice encoder: spectrogram -> face feature.
+"""Train a voice encoder: spectrogram -> face feature.
+
+--encoder conv is the paper's, which learns to hear from nothing: for tens of thousands of clips and a GPU. --encoder speaker
+has learned to tell voices apart, and has to learn faces only: for hundreds of clips, in seconds.
 
 Reads what preprocess.py wrote under --data, of the training and validation videos. Writes to checkpoints/<run>/
 
@@ -8,10 +11,11 @@ Reads what preprocess.py wrote under --data, of the training and validation vide
     history.jsonl      one object an epoch
     curves.png         loss and recall over the epochs
     tensorboard/       the same for TensorBoard, and the loss of every step
-    best.weights.h5    the weights of the epoch with the least loss on validation people
+    best.weights.h5    the weights of the epoch with the least loss on validation people; epoch 0 is the closed form's
     last.weights.h5    the last weights, and all that --resume needs to go on as if nothing had happened
 
     python train.py
+    python train.py --encoder speaker
 """
 
 import contextlib
@@ -34,7 +38,10 @@ from utils import MIN_SECONDS, InputError, check, option
 
 CENTRE_FACES = 10_000  # faces whose mean is the centre, at most
 VALIDATION_CLIPS = 5_000  # at most: what a longer validation adds is not worth its time
+FIT_CLIPS = 4096  # clips whose embeddings are in memory at a time
 RECALL_AT = (1, 5, 10)
+EPOCHS = {"conv": 30, "speaker": 0}  # for each --encoder
+LEARNING_RATE = {"conv": 1e-3, "speaker": 1e-5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +49,12 @@ class Options:
     data: Path = option("folder that preprocess.py wrote", utils.DATA)
     run: str = option("name of the run: its folder is checkpoints/<run>; or a path", "base")
     resume: bool = option("go on with the run from its last checkpoint, with its options; --epochs may be more", False)
+    encoder: str = option(
+        "conv: the paper's, from random weights; speaker: a pretrained network that tells voices apart, and regression from "
+        "there to the face feature, in closed form",
+        "conv",
+        choices=("conv", "speaker"),
+    )
     loss: str = option(
         "l2: of the normalised features; l1: of the features as they are; total: the paper's, l2 and distillation through "
         "VGG-Face's last layer; contrastive: of telling the step's faces apart",
@@ -53,16 +66,26 @@ class Options:
         "mean",
         choices=("mean", "zero"),
     )
-    epochs: int = option("passes over the training clips", 30)
+    epochs: int | None = option(
+        f"passes over the training clips (default: {EPOCHS['conv']}; {EPOCHS['speaker']} with --encoder speaker, the closed "
+        "form alone)",
+        None,
+    )
     batch_size: int = option("clips in a step, over all GPUs and machines together", 8)
-    learning_rate: float = option("of Adam, the highest", 1e-3)
+    learning_rate: float | None = option(
+        f"of Adam, the highest (default: {LEARNING_RATE['conv']:g}; {LEARNING_RATE['speaker']:g} with --encoder speaker)", None
+    )
     schedule: str = option(
         "of the learning rate. cosine: up over the first 20th of the steps, down to 0; paper: times 0.95 every 10,000 steps",
         "cosine",
         choices=("cosine", "paper"),
     )
     weight_decay: float = option("share of the weights that a step takes away, times the learning rate", 0.0)
-    width: float = option("scale of the encoder's channels; 1 is the paper's network, 0.125 trains on a CPU", 1.0)
+    width: float = option("scale of conv's channels; 1 is the paper's network, 0.125 trains on a CPU", 1.0)
+    whitening: float = option(
+        "of the face features in speaker's regression, 0 to 1: how much the directions count in which faces differ little", 0.5
+    )
+    clips: int | None = option("clips to train on, at most; of more, so many are drawn", None)
     seconds: float = option(
         f"length of the piece of each clip that a step hears, {MIN_SECONDS} to 6 s, drawn anew each time", 6.0
     )
@@ -77,11 +100,23 @@ class Options:
     seed: int = option("of the split, the first weights, the order of the clips and their pieces", 0)
 
     def __post_init__(self):
-        check(self.epochs >= 1, f"--epochs: expected at least 1, found {self.epochs}")
+        for name, defaults in (("epochs", EPOCHS), ("learning_rate", LEARNING_RATE)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, defaults[self.encoder])
+        least = 1 if self.encoder == "conv" else 0
+        check(self.epochs >= least, f"--epochs: expected at least {least}, found {self.epochs}")
         check(self.batch_size >= 1, f"--batch-size: expected at least 1, found {self.batch_size}")
         check(0 < self.learning_rate < math.inf, f"--learning-rate: expected more than 0, found {self.learning_rate}")
         check(0 <= self.weight_decay < math.inf, f"--weight-decay: expected 0 or more, found {self.weight_decay}")
         check(0 < self.width <= 4, f"--width: expected more than 0, 4 at most, found {self.width}")
+        if self.encoder == "speaker":
+            check(self.width == 1, f"--width: expected --encoder conv with it, whose channels it scales, found {self.encoder}")
+            check(
+                self.precision in ("auto", "float32"),
+                f"--precision: expected float32 with --encoder speaker, found {self.precision}",
+            )
+        check(0 <= self.whitening <= 1, f"--whitening: expected 0 to 1, found {self.whitening}")
+        check(self.clips is None or self.clips >= 1, f"--clips: expected at least 1, found {self.clips}")
         check(MIN_SECONDS <= self.seconds <= 6, f"--seconds: expected {MIN_SECONDS} to 6, found {self.seconds}")
         check(self.mask_bins >= 0, f"--mask-bins: expected 0 or more, found {self.mask_bins}")
         check(self.mask_frames >= 0, f"--mask-frames: expected 0 or more, found {self.mask_frames}")
@@ -230,7 +265,7 @@ def draw_curves(path: Path, history: list[dict]) -> None:
     best = min(history, key=lambda record: record["val_loss"])["epoch"]
     for axes in (losses, recalls):
         axes.axvline(best, color="grey", linewidth=1, label="best epoch" if axes is recalls else None)
-        axes.set_xlim(0.5, epochs[-1] + 0.5)
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*recalls.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     losses.legend(loc="upper right", fontsize=8)
@@ -274,9 +309,9 @@ def mean_face(data: Path, clips: list[str], feature_size: int, seed: int) -> np.
 
 def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], batch_size: int) -> dict:
     """Score the encoder on validation people. Returns what history.jsonl says of them. Raises InputError."""
-    import model
+    import pipeline
 
-    voices, faces = model.predict_features(encoder, data, clips, len(centre), batch_size)
+    voices, faces = pipeline.predict_features(encoder, data, clips, len(centre), batch_size)
     if not np.isfinite(voices).all():
         raise InputError(
             "the features predicted for validation are not finite after this epoch, expected finite numbers; "
@@ -295,12 +330,64 @@ def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], ba
     }
 
 
+def fit_in_closed_form(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: float, batch_size: int) -> float:
+    """Give the speaker encoder its pretrained ear, and its head in closed form: see `speaker.heads`.
+
+    Of speaker.PENALTIES the one is taken whose 1:2 matching of the validation people is best.
+
+    Args:
+        encoder: of `model.speaker_encoder`; its weights are changed.
+        loss: of `model.loss_function`.
+        centre: where similarity is seen from, float32 (D,).
+        data: folder that preprocess.py wrote.
+        clips: those to train on, "train", and to validate on, "val".
+        whitening: of the targets, 0 to 1.
+        batch_size: clips heard at a time.
+
+    Returns:
+        The mean loss of the training clips, FIT_CLIPS of them at most.
+
+    Raises:
+        InputError: if a clip's files are broken, or the pretrained weights cannot be had.
+    """
+    import pipeline
+    import speaker
+    from model import keras
+
+    encoder.get_layer("ear").load_pretrained()
+    ear = keras.Model(encoder.input, encoder.get_layer("ear").output)
+
+    def hear(some):
+        return pipeline.predict_features(ear, data, some, len(centre), batch_size)
+
+    moments, first = speaker.Moments.zero(speaker.UNITS, len(centre)), None
+    for start in tqdm(range(0, len(clips["train"]), FIT_CLIPS), desc="hearing", leave=False, disable=None):
+        heard = hear(clips["train"][start : start + FIT_CLIPS])
+        first = first or heard
+        moments.add(*heard)
+    embeddings, faces = hear(clips["val"])
+    videos = [utils.video_of(clip) for clip in clips["val"]]
+    solutions = list(speaker.heads(moments, speaker.PENALTIES, whitening))
+    matching = [
+        retrieval.rank(embeddings @ kernel + bias - centre, faces - centre, videos).matching.mean()
+        for kernel, bias in solutions
+    ]
+    best = int(np.argmax(matching))
+    encoder.get_layer("head").set_weights(solutions[best])
+    print(
+        f"train: penalty {speaker.PENALTIES[best]:.3g} of {speaker.PENALTIES[0]:g} to {speaker.PENALTIES[-1]:g}",
+        file=sys.stderr,
+    )
+    kernel, bias = solutions[best]
+    return float(np.mean(loss(first[1], first[0] @ kernel + bias)))
+
+
 def train_epoch(step, batches, errors: list, progress: Progress, n_steps: int, save, save_minutes: float, stopping) -> None:
     """Train to the end of the epoch in which `progress` stands.
 
     Args:
         step: `model.training_step`.
-        batches, errors: `model.training_batches`.
+        batches, errors: `pipeline.training_batches`.
         progress: is moved on.
         n_steps: of an epoch.
         save: function that writes a checkpoint.
@@ -396,7 +483,8 @@ def choose_clips(options: Options) -> tuple[dict[str, list[str]], int]:
         InputError: if there are too few clips.
     """
     clips = utils.split_clips(utils.ready_clips(options.data), options.seed)
-    chosen = {"train": clips["train"], "val": utils.draw_clips(clips["val"], VALIDATION_CLIPS, options.seed)}
+    train_clips = utils.draw_clips(clips["train"], options.clips or len(clips["train"]), options.seed)
+    chosen = {"train": train_clips, "val": utils.draw_clips(clips["val"], VALIDATION_CLIPS, options.seed)}
     n_train, n_val = len(chosen["train"]), len({utils.video_of(clip) for clip in chosen["val"]})
     if n_train < options.batch_size or n_val < 2:
         raise InputError(
@@ -433,8 +521,9 @@ def build(options: Options, centre: np.ndarray, n_steps: int):
 
     keras.mixed_precision.set_global_policy(options.precision)
     keras.utils.set_random_seed(options.seed)
-    encoder = model.voice_encoder(len(centre), options.width)
-    encoder.get_layer("fc2").bias.assign(centre)  # the mean face is the first guess
+    encoder = model.build_encoder(options.encoder, len(centre), options.width)
+    if options.encoder == "conv":
+        encoder.get_layer("fc2").bias.assign(centre)  # the mean face is the first guess
     loss = model.loss_function(options.loss, centre, vggface.fc8)
     optimizer = model.adam(encoder, options.schedule, options.learning_rate, n_steps, options.weight_decay)
     loss_scale = model.LossScale() if options.precision == "mixed_float16" else None
@@ -455,7 +544,7 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
     Returns:
         Where the run stands then.
     """
-    import model
+    import pipeline
     from model import tf
 
     n_steps = len(clips["train"]) // options.batch_size  # of an epoch
@@ -476,26 +565,34 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
         if chief:
             save_weights(checkpoint, encoder, state, progress)
 
+    def end_epoch():
+        if chief:
+            scores = validate(encoder, loss, centre, options.data, clips["val"], options.batch_size)
+            record = record_of_epoch(progress, n_steps, n_steps * options.batch_size, float(optimizer.learning_rate), scores)
+            if record["val_loss"] < progress.best_loss:
+                progress.best_epoch, progress.best_loss = record["epoch"], record["val_loss"]
+                save_weights(folder / utils.BEST_WEIGHTS, encoder)
+            save()
+            write_epoch(folder, progress.history)
+            print(line_of_epoch(record, options.epochs), flush=True)
+
     n_frames = utils.frames_in(options.seconds)
-    pieces = model.Pieces(options.batch_size, n_frames, options.mask_bins, options.mask_frames, options.seed)
-    batches, errors = model.training_batches(options.data, clips["train"], len(centre), pieces, progress.step, last_step)
+    pieces = pipeline.Pieces(options.batch_size, n_frames, options.mask_bins, options.mask_frames, options.seed)
+    batches, errors = pipeline.training_batches(options.data, clips["train"], len(centre), pieces, progress.step, last_step)
     writer = tf.summary.create_file_writer(str(folder / "tensorboard")) if chief else tf.summary.create_noop_writer()
     with writer.as_default(), noting_signals() as stopping:
+        if options.encoder == "speaker" and not options.resume:
+            started = time.perf_counter()
+            progress.loss_sum = n_steps * fit_in_closed_form(
+                encoder, loss, centre, options.data, clips, options.whitening, options.batch_size
+            )
+            progress.seconds = time.perf_counter() - started
+            end_epoch()
         while progress.step < last_step:
-            train_epoch(step, batches, errors, progress, n_steps, save, options.save_minutes, stopping)
-            if chief:
-                scores = validate(encoder, loss, centre, options.data, clips["val"], options.batch_size)
-                record = record_of_epoch(
-                    progress, n_steps, n_steps * options.batch_size, float(optimizer.learning_rate), scores
-                )
-                if record["val_loss"] < progress.best_loss:
-                    progress.best_epoch, progress.best_loss = record["epoch"], record["val_loss"]
-                    save_weights(folder / utils.BEST_WEIGHTS, encoder)
-                save()
-                write_epoch(folder, progress.history)
-                print(line_of_epoch(record, options.epochs), flush=True)
             if stopping:
                 raise KeyboardInterrupt
+            train_epoch(step, batches, errors, progress, n_steps, save, options.save_minutes, stopping)
+            end_epoch()
     return progress
 
 
@@ -518,6 +615,10 @@ def main(argv=None) -> int:
 
     import model
 
+    if options.encoder == "speaker" and os.environ.get("TF_CONFIG"):
+        raise InputError(
+            "TF_CONFIG: expected none with --encoder speaker, for which one machine is enough, found one; unset it"
+        )
     strategy = model.strategy()
     replicas = strategy.num_replicas_in_sync
     if options.batch_size % replicas:
@@ -527,7 +628,7 @@ def main(argv=None) -> int:
         file=sys.stderr,
     )
     if options.precision == "auto":
-        options = dataclasses.replace(options, precision=model.best_precision())
+        options = dataclasses.replace(options, precision=model.best_precision() if options.encoder == "conv" else "float32")
     with strategy.scope():
         try:
             progress = train(options, folder, clips, centre, model.is_chief())
@@ -535,7 +636,7 @@ def main(argv=None) -> int:
             print(f"train: goes on with: python train.py --run {options.run} --resume", file=sys.stderr)
             raise
     if progress.history:
-        best = progress.history[progress.best_epoch - 1]
+        best = next(record for record in progress.history if record["epoch"] == progress.best_epoch)
         print(
             f"train: epoch {progress.best_epoch} of {len(progress.history)} is the best, 1:2 matching "
             f"{100 * best['val_matching']:.1f} %, median rank {best['val_median_rank']:g} of {best['val_gallery']}: "

@@ -321,7 +321,7 @@ def slides_training(width: float, n: int, n_frames: int) -> float:
 
 def pipeline_rate(n: int, batch_size: int) -> float:
     """Return clips a second that train.py's input pipeline reads from pickles, 6 s each, VGG-Face features."""
-    import model
+    import pipeline
     import utils
 
     rng = np.random.default_rng(0)
@@ -331,11 +331,11 @@ def pipeline_rate(n: int, batch_size: int) -> float:
             spectrogram = rng.normal(size=(utils.N_FRAMES, utils.N_BINS, 2)).astype(np.float16)
             utils.save_array(utils.spectrogram_path(folder, clip), spectrogram)
             utils.save_array(utils.embedding_path(folder, clip), rng.normal(size=4096).astype(np.float32))
-        pieces = model.Pieces(batch_size, utils.N_FRAMES, 40, 40, 0)
+        pieces = pipeline.Pieces(batch_size, utils.N_FRAMES, 40, 40, 0)
         n_steps = n // batch_size
 
         def epoch():
-            batches, _ = model.training_batches(Path(folder), clips, 4096, pieces, 0, n_steps)
+            batches, _ = pipeline.training_batches(Path(folder), clips, 4096, pieces, 0, n_steps)
             for _ in batches:
                 pass
 
@@ -407,6 +407,7 @@ def predict_one_by_one(encoder, data: Path, clips: list[str]) -> np.ndarray:
 def encoder_passes(width: float, n: int) -> None:
     """Compare the encoder's passes in batches with one `predict` a clip."""
     import model
+    import pipeline
     import utils
 
     rng = np.random.default_rng(0)
@@ -417,9 +418,9 @@ def encoder_passes(width: float, n: int) -> None:
             spectrogram = rng.normal(size=(utils.N_FRAMES, utils.N_BINS, 2)).astype(np.float16)
             utils.save_array(utils.spectrogram_path(data, clip), spectrogram)
             utils.save_array(utils.embedding_path(data, clip), rng.normal(size=128).astype(np.float32))
-        ours, few = model.predict_features(encoder, data, clips, 128, 8)[0], clips[: n // 10]
+        ours, few = pipeline.predict_features(encoder, data, clips, 128, 8)[0], clips[: n // 10]
         assert np.allclose(predict_one_by_one(encoder, data, few), ours[: len(few)], rtol=1e-2, atol=1e-3)
-        batches = seconds_of(lambda: model.predict_features(encoder, data, clips, 128, 8), 3) / n
+        batches = seconds_of(lambda: pipeline.predict_features(encoder, data, clips, 128, 8), 3) / n
         single = seconds_of(lambda: predict_one_by_one(encoder, data, few), 3) / len(few)
     print(f"encoder of width {width:g}, 6 s, from pickles: evaluate.py {1 / batches:.0f} clips/s, ", end="")
     print(f"one predict a clip {1 / single:.1f}; ratio {single / batches:.1f}", flush=True)
@@ -478,6 +479,7 @@ def split(options) -> None:
     """Score one encoder on people that it never met, and on the end of `list(set(ids))`, as the slides' project does."""
     import evaluate
     import model
+    import pipeline
     import retrieval
     import utils
 
@@ -485,10 +487,10 @@ def split(options) -> None:
     run = evaluate.read_run(folder)
     data, size = Path(run["data"]), run["feature_size"]
     centre = utils.load_array(folder / utils.CENTRE, np.float32, (size,))
-    encoder = model.voice_encoder(size, run["width"])
+    encoder = model.build_encoder(run["encoder"], size, run["width"])
     model.load_weights(encoder, folder / utils.LAST_WEIGHTS)
     clips = utils.ready_clips(data)
-    voices, faces = (features - centre for features in model.predict_features(encoder, data, clips, size, 8))
+    voices, faces = (features - centre for features in pipeline.predict_features(encoder, data, clips, size, 8))
 
     def score(chosen):
         numbers = [clips.index(clip) for clip in chosen]

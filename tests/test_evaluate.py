@@ -91,7 +91,7 @@ def test_results_are_ready_to_paste(evaluated, run):
 
 def test_three_seconds_are_the_first_ones(evaluated, run, demo_data):
     clips = utils.split_clips(utils.ready_clips(demo_data), 0)["test"]
-    encoder = evaluate.load_encoder(run, 128, 0.03)
+    encoder = evaluate.load_encoder(run, evaluate.read_run(run))
     short = np.stack([utils.load_spectrogram(demo_data, clip)[:298] for clip in clips]).astype(np.float32)
     faces = np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips])
     expected = retrieval.feature_similarity(encoder(short).numpy(), faces)
@@ -182,11 +182,11 @@ def test_a_leak_is_shouted(run, demo_data, tmp_path, capsys):
     other, data = shutil.copytree(run, tmp_path / "other"), shutil.copytree(demo_data, tmp_path / "data")
     parts = utils.split_clips(utils.ready_clips(data), 0)
     clips = json.loads((other / "clips.json").read_text())
-    utils.write_json(other / "clips.json", {**clips, "train": [*clips["train"], parts["test"][0]]})
     video = next(name for name in map("again{}".format, range(99)) if utils.part_of(name, 0) == "train")
     copy = f"{video}_{parts['test'][1].rpartition('_')[2]}"
     for path_of in (utils.spectrogram_path, utils.embedding_path, utils.face_path):
         shutil.copy(path_of(data, parts["test"][1]), path_of(data, copy))
+    utils.write_json(other / "clips.json", {**clips, "train": [*clips["train"], parts["test"][0], copy]})
     assert evaluate.main(["--run", str(other), "--data", str(data), "--k", "1"]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("LEAK")]
     n = len(parts["test"])
@@ -217,7 +217,7 @@ def test_whose_face_a_recording_is_like(run, demo_data, voice, capsys):
     clips = utils.ready_clips(demo_data)
     assert lines[0] == f"{voice}: the most similar of {len(clips)} faces" and lines[:6] == lines[6:12]
     centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
-    direction = evaluate.hear(evaluate.load_encoder(run, 128, 0.03), media.read_recording(voice), centre)
+    direction = evaluate.hear(evaluate.load_encoder(run, evaluate.read_run(run)), media.read_recording(voice), centre)
     faces = retrieval.normalise(np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
     best = np.argsort(-(faces @ direction))[:5]
     expected = [f"  {place}  cosine {faces[n] @ direction:.3f}  {clips[n]}" for place, n in enumerate(best, 1)]
@@ -227,7 +227,7 @@ def test_whose_face_a_recording_is_like(run, demo_data, voice, capsys):
 
 def test_a_recording_is_heard_as_its_clip_was(run, demo_data, voice):
     """The same voice through AAC, without its pauses: nearly what the clip's spectrogram gives."""
-    encoder = evaluate.load_encoder(run, 128, 0.03)
+    encoder = evaluate.load_encoder(run, evaluate.read_run(run))
     centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
     clip = utils.ready_clips(demo_data)[0]
     of_clip = encoder(utils.load_spectrogram(demo_data, clip)[None].astype(np.float32)).numpy() - centre
@@ -235,7 +235,7 @@ def test_a_recording_is_heard_as_its_clip_was(run, demo_data, voice):
 
 
 def test_a_long_recording_is_averaged_over_windows(run, rng):
-    encoder = evaluate.load_encoder(run, 128, 0.03)
+    encoder = evaluate.load_encoder(run, evaluate.read_run(run))
     centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
     long = 0.1 * rng.normal(size=13 * 16000).astype(np.float32)
     starts = (0, 3 * 16000, 6 * 16000, 7 * 16000)
@@ -318,7 +318,7 @@ def test_weights_of_another_width(run, tmp_path, capsys):
     utils.write_json(other / "options.json", {**options, "width": 0.06})
     assert evaluate.main(["--run", str(other)]) == 1
     error = capsys.readouterr().err
-    assert "best.weights.h5: expected weights of width 0.06, 128 outputs" in error and error.count("\n") == 1
+    assert "best.weights.h5: expected weights of --encoder conv, width 0.06, 128 outputs" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"seed": 0}'])

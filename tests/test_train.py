@@ -16,7 +16,9 @@ import pytest
 from conftest import ROOT
 
 import model
+import pipeline
 import retrieval
+import speaker
 import train
 import utils
 from model import keras, tf
@@ -24,6 +26,11 @@ from model import keras, tf
 SEED = 11  # in its split 22 clips train and 5 validate
 TINY = ["--width", "0.03", "--seconds", "2.7", "--batch-size", "4", "--seed", str(SEED)]
 N_STEPS = 5  # of an epoch
+FILES = {utils.BEST_WEIGHTS, utils.LAST_WEIGHTS, utils.CENTRE, utils.CLIPS, utils.OPTIONS} | {
+    "curves.png",
+    "history.jsonl",
+    "tensorboard",
+}
 
 
 def run_train(data, run, *more):
@@ -72,16 +79,7 @@ def tiny_run(demo_data, tmp_path_factory):
 
 
 def test_a_run_leaves_options_history_and_weights(tiny_run, demo_data):
-    assert sorted(path.name for path in tiny_run.iterdir()) == [
-        "best.weights.h5",
-        "centre.pkl",
-        "clips.json",
-        "curves.png",
-        "history.jsonl",
-        "last.weights.h5",
-        "options.json",
-        "tensorboard",
-    ]
+    assert {path.name for path in tiny_run.iterdir()} == FILES
     options = json.loads((tiny_run / "options.json").read_text())
     assert options["width"] == 0.03 and options["loss"] == "l2" and options["feature_size"] == 128
     assert options["data"] == str(demo_data) and options["precision"] == model.best_precision()
@@ -97,6 +95,98 @@ def test_a_run_leaves_options_history_and_weights(tiny_run, demo_data):
     assert [epoch["step"] for epoch in epochs] == [N_STEPS, 2 * N_STEPS, 3 * N_STEPS]
     assert all(0 <= epoch["input_share"] < 1 and epoch["clips_per_second"] > 0 for epoch in epochs)
     assert cv2.imread(str(tiny_run / "curves.png")).shape[1] == 1200
+
+
+@pytest.fixture(scope="module")
+def speaker_run(demo_data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "speaker"
+    assert train.main(list(map(str, ["--data", demo_data, "--run", run, "--encoder", "speaker", "--seed", SEED]))) == 0
+    return run
+
+
+def test_the_speaker_encoder_is_fitted_in_closed_form(speaker_run, demo_data):
+    """Its head is solved anew, from its ear's embeddings, for every penalty; that of the best 1:2 matching is there."""
+    assert {path.name for path in speaker_run.iterdir()} == FILES
+    options = json.loads((speaker_run / "options.json").read_text())
+    assert (options["encoder"], options["epochs"], options["precision"]) == ("speaker", 0, "float32")
+    encoder = model.build_encoder("speaker", 128, 1)
+    model.load_weights(encoder, speaker_run / utils.BEST_WEIGHTS)
+    clips = json.loads((speaker_run / "clips.json").read_text())
+    centre = utils.load_array(speaker_run / "centre.pkl", np.float32, (128,))
+    ear = encoder.get_layer("ear")
+    heard = {part: pipeline.predict_features(encoder, demo_data, clips[part], 128, 4) for part in clips}
+    embeddings = {part: np.concatenate([ear(batch).numpy() for batch in in_fours(demo_data, clips[part])]) for part in clips}
+    moments = speaker.Moments.zero(256, 128)
+    moments.add(embeddings["train"], heard["train"][1])
+    videos = [utils.video_of(clip) for clip in clips["val"]]
+    faces = heard["val"][1] - centre
+    solutions = list(speaker.heads(moments, speaker.PENALTIES, 0.5))
+    scores = [
+        retrieval.rank(embeddings["val"] @ kernel + bias - centre, faces, videos).matching.mean() for kernel, bias in solutions
+    ]
+    kernel, bias = encoder.get_layer("head").get_weights()
+    np.testing.assert_allclose(kernel, solutions[int(np.argmax(scores))][0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(heard["val"][0], embeddings["val"] @ kernel + bias, atol=1e-4)
+    (epoch,) = history(speaker_run)
+    assert (epoch["epoch"], epoch["step"]) == (0, 0) and epoch["val_matching"] == pytest.approx(max(scores))
+    voices, true = heard["train"]
+    assert epoch["train_loss"] == pytest.approx(float(np.mean(model.l2_loss(true - centre, voices - centre))), rel=1e-3)
+    assert epoch["train_loss"] < 1.6 < 2  # 2: right angles
+
+
+def in_fours(data, clips):
+    spectrograms = np.stack([utils.load_spectrogram(data, clip) for clip in clips])
+    return [spectrograms[start : start + 4] for start in range(0, len(clips), 4)]
+
+
+def test_the_speaker_encoder_s_ear_has_the_package_s_weights(speaker_run):
+    encoder = model.build_encoder("speaker", 128, 1)
+    model.load_weights(encoder, speaker_run / utils.BEST_WEIGHTS)
+    stored = speaker.stored_weights(speaker.weights_path())
+    np.testing.assert_array_equal(encoder.get_layer("ear").dense.kernel, stored["linear.weight"].T)
+    np.testing.assert_array_equal(encoder.get_layer("ear").lstms[2].cell.kernel, stored["lstm.weight_ih_l2"].T)
+
+
+def test_the_speaker_encoder_goes_on_by_gradients(speaker_run, demo_data, tmp_path):
+    """--resume after the closed form learns further, the ear too."""
+    run = tmp_path / "run"
+    shutil.copytree(speaker_run, run)
+    assert train.main(["--run", str(run), "--resume", "--epochs", "1"]) == 0
+    assert [epoch["epoch"] for epoch in history(run)] == [0, 1] and history(run)[1]["step"] == 2
+    before, after = (arrays(folder / utils.LAST_WEIGHTS) for folder in (speaker_run, run))
+    changed = {name for name in before if not name.startswith("training") and (before[name] != after[name]).any()}
+    assert len(changed) == len([name for name in before if not name.startswith("training")])
+
+
+def test_fewer_clips_to_train_on(demo_data, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["--data", demo_data, "--run", run, "--encoder", "speaker", "--seed", SEED, "--clips", 9, "--whitening", 0]
+    assert train.main(list(map(str, arguments))) == 0
+    clips = json.loads((run / "clips.json").read_text())
+    everything = utils.split_clips(utils.ready_clips(demo_data), SEED)
+    assert len(clips["train"]) == 9 < len(everything["train"]) and set(clips["train"]) < set(everything["train"])
+    assert clips["val"] == everything["val"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--width", "0.5"], "--width: expected --encoder conv with it, whose channels it scales, found speaker"),
+        (["--precision", "mixed_bfloat16"], "--precision: expected float32 with --encoder speaker, found mixed_bfloat16"),
+        (["--whitening", "2"], "--whitening: expected 0 to 1, found 2.0"),
+        (["--clips", "0"], "--clips: expected at least 1, found 0"),
+    ],
+)
+def test_options_that_the_speaker_encoder_lacks_are_refused(options, message, capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--encoder", "speaker", *options])
+    assert message in capsys.readouterr().err
+
+
+def test_the_speaker_encoder_takes_one_machine(demo_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    assert train.main(["--data", str(demo_data), "--run", str(tmp_path / "run"), "--encoder", "speaker"]) == 1
+    assert "error: TF_CONFIG: expected none with --encoder speaker" in capsys.readouterr().err
 
 
 def test_tensorboard_reads_the_losses(tiny_run):
@@ -116,7 +206,7 @@ def test_tensorboard_reads_the_losses(tiny_run):
 
 def test_the_validation_scores_are_those_of_the_weights_kept(tiny_run, demo_data):
     clips = utils.split_clips(utils.ready_clips(demo_data), SEED)["val"]
-    batches, _ = model.clip_batches(demo_data, clips, 128, 3)
+    batches, _ = pipeline.clip_batches(demo_data, clips, 128, 3)
     centre = utils.load_array(tiny_run / utils.CENTRE, np.float32, (128,))
     epochs = history(tiny_run)
     best = min(epochs, key=lambda epoch: epoch["val_loss"])
