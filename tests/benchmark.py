@@ -18,17 +18,11 @@ the peak memory of --loss total beside l2's.
 
 prints clips a second of evaluate.py's passes of the encoder, and of one Keras `predict` a clip, as in the slides' project; and
 the time and memory of finding the 100 nearest of a million faces on disk, beside the bare matrix products.
-
-    python tests/benchmark.py split --run base
-
-prints what one run's last weights score on people that they never met, and on the tenth of the clips that the slides' project
-would have held out: the end of `list(set(ids))`, which is another one in each process.
 """
 
 import argparse
 import contextlib
 import csv
-import json
 import os
 import re
 import subprocess
@@ -475,48 +469,6 @@ def evaluate(options) -> None:
         search_a_million(options.gallery, 1000, Path(folder))
 
 
-def split(options) -> None:
-    """Score one encoder on people that it never met, and on the end of `list(set(ids))`, as the slides' project does."""
-    import evaluate
-    import model
-    import pipeline
-    import retrieval
-    import utils
-
-    folder = utils.run_folder(options.run)
-    run = evaluate.read_run(folder)
-    data, size = Path(run["data"]), run["feature_size"]
-    centre = utils.load_array(folder / utils.CENTRE, np.float32, (size,))
-    encoder = model.build_encoder(run["encoder"], size, run["width"])
-    model.load_weights(encoder, folder / utils.LAST_WEIGHTS)
-    clips = utils.ready_clips(data)
-    voices, faces = (features - centre for features in pipeline.predict_features(encoder, data, clips, size, 8))
-
-    def score(chosen):
-        numbers = [clips.index(clip) for clip in chosen]
-        ranks = retrieval.rank(voices[numbers], faces[numbers], [utils.video_of(clip) for clip in chosen]).ranks
-        return [*(100 * retrieval.recall_at_k(ranks, k) for k in (1, 5, 10)), np.median(ranks)]
-
-    honest = utils.split_clips(clips, run["seed"])["test"]
-    code = "import json, sys; ids = list(set(json.load(sys.stdin))); print(json.dumps(ids[-int(sys.argv[1]) :]))"
-    accidental, known = [], []
-    for _ in range(options.processes):
-        command = [sys.executable, "-c", code, str(len(honest))]
-        done = subprocess.run(command, input=json.dumps(clips), stdout=subprocess.PIPE, text=True, check=True)
-        chosen = json.loads(done.stdout)
-        accidental.append(score(chosen))
-        known.append(np.mean([clip in run["clips"]["train"] for clip in chosen]))
-    print(f"{'recall in %, gallery ' + str(len(honest)):50}{'R@1':>8}{'R@5':>8}{'R@10':>8}{'median rank':>13}")
-    for name, row in (
-        ("people that it never met", score(honest)),
-        (
-            f"list(set(ids)), mean of {options.processes} processes, {100 * np.mean(known):.0f} % known",
-            np.mean(accidental, axis=0),
-        ),
-    ):
-        print(f"{name:50}" + "".join(f"{value:8.1f}" for value in row[:3]) + f"{row[3]:13.1f}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -539,10 +491,6 @@ def main() -> None:
     command.add_argument("--n", type=int, default=400, help="clips to be heard (default: 400)")
     command.add_argument("--gallery", type=int, default=1_000_000, help="faces on disk, 8 kB each (default: 1,000,000)")
     command.add_argument("--folder", type=Path, help="for them (default: the system's for temporary files)")
-    command = commands.add_parser("split", help=split.__doc__)
-    command.set_defaults(call=split)
-    command.add_argument("--run", required=True, help="of train.py: its last weights")
-    command.add_argument("--processes", type=int, default=20, help="that cut the split (default: 20)")
     options = parser.parse_args()
     options.call(options)
 
