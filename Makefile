@@ -6,11 +6,13 @@ RUN = .venv/bin/python
 
 .PHONY: demo test lint lock clean
 
-# From nothing to the retrieval table and its pictures, on synthetic people.
+# From nothing to retrieval tables and their pictures, on synthetic people: with the pretrained encoder, then with the paper's.
 demo: .venv/installed
 	$(RUN) data/make_demo.py --out $(DEMO) --seed $(SEED)
 	$(RUN) preprocess.py --csv $(DEMO)/avspeech_demo.csv --data $(DEMO) --face-model dlib
-	rm -rf checkpoints/demo
+	rm -rf checkpoints/demo checkpoints/demo-speaker
+	$(RUN) train.py --data $(DEMO) --run demo-speaker --encoder speaker --seed $(SEED)
+	$(RUN) evaluate.py --run demo-speaker --k 1 5 10
 	$(RUN) train.py --data $(DEMO) --run demo --width 0.125 --seconds 3 --batch-size 4 --epochs 20 --seed $(SEED)
 	$(RUN) evaluate.py --run demo --k 1 5 10
 
@@ -34,4 +36,4 @@ lock: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis checkpoints/demo data/demo-*
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis checkpoints/demo checkpoints/demo-speaker data/demo-*

@@ -114,5 +114,6 @@ def of_recall(ranking: retrieval.Ranking, videos: list[str]) -> list[str]:
         return []
     return [
         f"R@1 is {100 * hits.mean():.1f} % of {ranking.gallery} (at least {100 * low:.1f} %); the paper's own model, with 1.7 "
-        f"million pairs, would reach {100 * expected:.1f} % ({100 * high:.1f} % at most)"
+        f"million pairs, would reach {100 * expected:.1f} % ({100 * high:.1f} % at most): real people are not so easily found, "
+        "the demo's may be"
     ]

@@ -177,7 +177,7 @@ def draw_map(path: Path, voices: np.ndarray, faces: np.ndarray, pitches: np.ndar
     ):
         points = (features - mean) @ plane.T  # (N, 2)
         axes.scatter(*points[~known].T, s=14, color="lightgrey")
-        coloured = axes.scatter(*points[known].T, s=14, c=pitches[known], cmap="coolwarm", vmin=90, vmax=250)
+        coloured = axes.scatter(*points[known].T, s=14, c=pitches[known], cmap="viridis", vmin=90, vmax=250)
         axes.set(xlabel=f"1st component ({shares[0]:.0f} % of the voices' variance)", title=title)
         axes.set_ylabel(f"2nd ({shares[1]:.0f} %)")
     figure.colorbar(coloured, ax=panels, label="pitch of the voice, Hz")

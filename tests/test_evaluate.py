@@ -234,6 +234,27 @@ def test_a_recording_is_heard_as_its_clip_was(run, demo_data, voice):
     assert evaluate.hear(encoder, media.read_recording(voice), centre) @ retrieval.normalise(of_clip)[0] > 0.9
 
 
+def test_the_speaker_encoder_is_judged_and_asked_as_the_other(demo_data, voice, tmp_path, capsys):
+    run = tmp_path / "speaker"
+    assert train.main(["--data", str(demo_data), "--run", str(run), "--encoder", "speaker"]) == 0
+    assert evaluate.main(["--run", str(run), "--k", "1", "5"]) == 0
+    parts = json.loads((run / "metrics.json").read_text())["parts"]
+    assert parts["train"]["matching"] > 0.7 and list(parts) == ["train", "val", "test"]
+    assert "Encoder speaker, loss l2" in (run / "results.md").read_text() and (run / "map.png").exists()
+    capsys.readouterr()
+    assert evaluate.main(["--run", str(run), "--audio", str(voice)]) == 0
+    found = capsys.readouterr().out.splitlines()[1:6]
+    encoder, centre = (
+        evaluate.load_encoder(run, evaluate.read_run(run)),
+        utils.load_array(run / "centre.pkl", np.float32, (128,)),
+    )
+    clips = utils.ready_clips(demo_data)
+    heard = encoder(utils.load_spectrogram(demo_data, clips[0])[None]).numpy() - centre  # the clip that the recording is of
+    faces = np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre
+    numbers, _ = retrieval.most_similar(heard, faces, 5)
+    assert len({line.split()[-1] for line in found} & {clips[number] for number in numbers[0]}) >= 4
+
+
 def test_a_long_recording_is_averaged_over_windows(run, rng):
     encoder = evaluate.load_encoder(run, evaluate.read_run(run))
     centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
