@@ -77,7 +77,7 @@ def test_no_pitch_in_noise_and_silence(rng):
 
 
 def test_the_map_is_the_plane_of_the_voices(tmp_path, rng):
-    """Two groups, one of low pitch, one of high, one person without: blue and red stand apart at the left, grey between."""
+    """Two groups, one of low pitch, one of high, one person without: violet and yellow stand apart at the left, grey between."""
     where = np.repeat([-1.0, 1.0, 0.0], [20, 20, 1])
     voices = np.zeros((41, 8))
     voices[:, 3] = where
@@ -85,5 +85,5 @@ def test_the_map_is_the_plane_of_the_voices(tmp_path, rng):
     pictures.draw_map(tmp_path / "map.png", voices, rng.normal(size=(41, 8)), np.where(where == 0, np.nan, 170 + 80 * where))
     picture = read(tmp_path / "map.png")
     left = picture[:, : int(0.45 * picture.shape[1])]
-    blue, red, grey = (place_of(left, colour)[1] for colour in ((59, 76, 192), (180, 4, 38), (211, 211, 211)))
-    assert min(blue, red) + 100 < grey < max(blue, red) - 100
+    violet, yellow, grey = (place_of(left, colour)[1] for colour in ((68, 1, 84), (253, 231, 37), (211, 211, 211)))
+    assert min(violet, yellow) + 100 < grey < max(violet, yellow) - 100
