@@ -434,11 +434,12 @@ def hear(encoder, recording: np.ndarray, centre: np.ndarray) -> np.ndarray:
         float32 (D,): the mean direction of the windows' features as seen from the centre, of length 1.
     """
     import model
+    from model import tf
 
     last = len(recording) - CLIP_SAMPLES
     starts = sorted({*range(0, last, WINDOW_HOP), last})
     windows = [recording[start : start + CLIP_SAMPLES] for start in starts]
-    listen = model.waveform_encoder(encoder)
+    listen = tf.function(model.waveform_encoder(encoder), reduce_retracing=True)
     features = np.concatenate([listen(np.stack(windows[i : i + 8])).numpy() for i in range(0, len(windows), 8)])
     return retrieval.normalise(retrieval.normalise(features - centre).mean(axis=0, keepdims=True))[0]
 
