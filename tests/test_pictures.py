@@ -77,7 +77,7 @@ def test_no_pitch_in_noise_and_silence(rng):
 
 
 def test_the_map_is_the_plane_of_the_voices(tmp_path, rng):
-    """Two groups, one of low pitch, one of high, one person without: violet and yellow stand apart at the left, grey between."""
+    """Two groups, one of low pitch, one of high, one person without: violet and yellow apart at the left, grey between."""
     where = np.repeat([-1.0, 1.0, 0.0], [20, 20, 1])
     voices = np.zeros((41, 8))
     voices[:, 3] = where
