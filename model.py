@@ -279,11 +279,8 @@ def speaker_encoder(feature_size: int = FEATURE_SIZE["vggface"]) -> keras.Model:
     return keras.Model(spectrograms, feature, name="speaker_encoder")
 
 
-ENCODERS = ("conv", "speaker")
-
-
 def build_encoder(name: str, feature_size: int, width: float) -> keras.Model:
-    """Build one of ENCODERS, by train.py's --encoder; the width is conv's."""
+    """Build train.py's --encoder, conv or speaker; the width is conv's."""
     return voice_encoder(feature_size, width) if name == "conv" else speaker_encoder(feature_size)
 
 

@@ -53,7 +53,7 @@ class Options:
         "conv: the paper's, from random weights; speaker: a pretrained network that tells voices apart, and regression from "
         "there to the face feature, in closed form",
         "conv",
-        choices=("conv", "speaker"),
+        choices=tuple(EPOCHS),
     )
     loss: str = option(
         "l2: of the normalised features; l1: of the features as they are; total: the paper's, l2 and distillation through "
@@ -580,7 +580,7 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
     pieces = pipeline.Pieces(options.batch_size, n_frames, options.mask_bins, options.mask_frames, options.seed)
     batches, errors = pipeline.training_batches(options.data, clips["train"], len(centre), pieces, progress.step, last_step)
     writer = tf.summary.create_file_writer(str(folder / "tensorboard")) if chief else tf.summary.create_noop_writer()
-    with writer.as_default(), noting_signals() as stopping:
+    with writer.as_default():
         if options.encoder == "speaker" and not options.resume:
             started = time.perf_counter()
             progress.loss_sum = n_steps * fit_in_closed_form(
@@ -588,11 +588,12 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
             )
             progress.seconds = time.perf_counter() - started
             end_epoch()
-        while progress.step < last_step:
-            if stopping:
-                raise KeyboardInterrupt
-            train_epoch(step, batches, errors, progress, n_steps, save, options.save_minutes, stopping)
-            end_epoch()
+        with noting_signals() as stopping:
+            while progress.step < last_step and not stopping:
+                train_epoch(step, batches, errors, progress, n_steps, save, options.save_minutes, stopping)
+                end_epoch()
+    if progress.step < last_step:
+        raise KeyboardInterrupt
     return progress
 
 
@@ -633,7 +634,8 @@ def main(argv=None) -> int:
         try:
             progress = train(options, folder, clips, centre, model.is_chief())
         except KeyboardInterrupt:
-            print(f"train: goes on with: python train.py --run {options.run} --resume", file=sys.stderr)
+            if (folder / utils.LAST_WEIGHTS).exists():
+                print(f"train: goes on with: python train.py --run {options.run} --resume", file=sys.stderr)
             raise
     if progress.history:
         best = next(record for record in progress.history if record["epoch"] == progress.best_epoch)
