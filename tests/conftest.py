@@ -28,6 +28,13 @@ def ffmpeg(*arguments):
     subprocess.run([FFMPEG, "-v", "error", "-nostdin", "-y", *map(str, arguments)], check=True)
 
 
+@pytest.fixture(autouse=True)
+def full_precision():
+    """Undo what train.main did in this process: it sets Keras's precision for all that follows."""
+    if "keras" in sys.modules:
+        sys.modules["keras"].mixed_precision.set_global_policy("float32")
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
