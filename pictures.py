@@ -1,4 +1,5 @@
-"""The pictures that evaluate.py makes of retrieval: grids of faces, where the true faces rank, a map of the voices.
+"""The pictures of retrieval that evaluate.py makes (grids of faces, where the true faces rank, a map of the voices), and of
+training that train.py makes.
 
 Never imports TensorFlow.
 """
@@ -181,4 +182,41 @@ def draw_map(path: Path, voices: np.ndarray, faces: np.ndarray, pitches: np.ndar
         axes.set(xlabel=f"1st component ({shares[0]:.0f} % of the voices' variance)", title=title)
         axes.set_ylabel(f"2nd ({shares[1]:.0f} %)")
     figure.colorbar(coloured, ax=panels, label="pitch of the voice, Hz")
+    _save(figure, path)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Training.
+
+
+def draw_curves(path: Path, history: list[dict]) -> None:
+    """Draw loss and validation recall over the epochs, the best epoch marked.
+
+    Args:
+        path: PNG to write.
+        history: objects of history.jsonl, one an epoch.
+    """
+    pyplot = _pyplot()
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [record["epoch"] for record in history]
+    gallery = history[-1]["val_gallery"]
+    figure, (losses, recalls) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    for name, label in (("train_loss", "training"), ("val_loss", "validation")):
+        losses.plot(epochs, [record[name] for record in history], marker=".", label=label)
+    losses.set(xlabel="epoch", ylabel="loss", title="loss")
+    for k, colour in zip(history[-1]["val_recall"], ("C0", "C1", "C2")):
+        percent = [100 * record["val_recall"][k] for record in history]
+        recalls.plot(epochs, percent, colour, marker=".", label=f"R@{k}")
+        recalls.axhline(100 * history[-1]["val_chance"][k], color=colour, linestyle=":", linewidth=1)
+    recalls.plot(epochs, [100 * record["val_matching"] for record in history], "C3", marker=".", label="1:2 matching")
+    recalls.axhline(50, color="C3", linestyle=":", linewidth=1)
+    recalls.set(xlabel="epoch", ylabel="%", ylim=(0, 100), title=f"validation, {gallery} faces (dotted: chance)")
+    best = min(history, key=lambda record: record["val_loss"])["epoch"]
+    for axes in (losses, recalls):
+        axes.axvline(best, color="grey", linewidth=1, label="best epoch" if axes is recalls else None)
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(*recalls.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    losses.legend(loc="upper right", fontsize=8)
     _save(figure, path)

@@ -32,6 +32,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+import pictures
 import retrieval
 import utils
 from utils import MIN_SECONDS, InputError, check, option
@@ -241,39 +242,6 @@ def load_checkpoint(path: Path, encoder, state: list) -> Progress:
     return progress
 
 
-def draw_curves(path: Path, history: list[dict]) -> None:
-    """Draw loss and validation recall over the epochs, the best epoch marked."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import MaxNLocator
-
-    epochs = [record["epoch"] for record in history]
-    gallery = history[-1]["val_gallery"]
-    figure, (losses, recalls) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    for name, label in (("train_loss", "training"), ("val_loss", "validation")):
-        losses.plot(epochs, [record[name] for record in history], marker=".", label=label)
-    losses.set(xlabel="epoch", ylabel="loss", title="loss")
-    for k, colour in zip(RECALL_AT, ("C0", "C1", "C2")):
-        percent = [100 * record["val_recall"][str(k)] for record in history]
-        recalls.plot(epochs, percent, colour, marker=".", label=f"R@{k}")
-        recalls.axhline(100 * history[-1]["val_chance"][str(k)], color=colour, linestyle=":", linewidth=1)
-    recalls.plot(epochs, [100 * record["val_matching"] for record in history], "C3", marker=".", label="1:2 matching")
-    recalls.axhline(50, color="C3", linestyle=":", linewidth=1)
-    recalls.set(xlabel="epoch", ylabel="%", ylim=(0, 100), title=f"validation, {gallery} faces (dotted: chance)")
-    best = min(history, key=lambda record: record["val_loss"])["epoch"]
-    for axes in (losses, recalls):
-        axes.axvline(best, color="grey", linewidth=1, label="best epoch" if axes is recalls else None)
-        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(*recalls.get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    losses.legend(loc="upper right", fontsize=8)
-    with utils.replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Training.
 
@@ -468,7 +436,7 @@ def write_epoch(folder: Path, history: list[dict]) -> None:
 
     with utils.replacing(folder / "history.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
-    draw_curves(folder / "curves.png", history)
+    pictures.draw_curves(folder / "curves.png", history)
     last = history[-1]
     scalars = {name: value for name, value in last.items() if isinstance(value, float)}
     scalars |= {f"val_recall_at_{k}": recall for k, recall in last["val_recall"].items()}
