@@ -488,9 +488,7 @@ def answer(options: Options, folder: Path, run: dict, data: Path, centre: np.nda
     """Say whose faces the recordings' voices are like: of the data, of a folder of photos, or which of two."""
     recordings = [media.read_recording(path) for path in options.audio]
     if options.gallery_faces or options.match:
-        paths = list(options.match) or sorted(
-            path for path in Path(options.gallery_faces).rglob("*") if path.suffix.lower() in media.PHOTOS
-        )
+        paths = list(options.match) or media.photos_under(options.gallery_faces)
         if not paths:
             raise InputError(f"{options.gallery_faces}: expected a folder of photos ({', '.join(media.PHOTOS)}), found none")
         names, faces, crops = photo_features(paths, run["feature_size"], bool(options.match))

@@ -6,6 +6,7 @@ Never imports TensorFlow: the worker processes of preprocess.py live on this.
 import concurrent.futures
 import dataclasses
 import functools
+import math
 import os
 import re
 import subprocess
@@ -16,13 +17,29 @@ import cv2
 import imageio_ffmpeg
 import numpy as np
 
-from utils import CLIP_SAMPLES, CLIP_SECONDS, FACE_SIZE, MIN_SECONDS, SAMPLE_RATE, InputError, face_path
+from utils import CLIP_SAMPLES, CLIP_SECONDS, FACE_SIZE, MIN_SECONDS, SAMPLE_RATE, InputError, face_path, portrait_path
 
 DETECTION_SIDE = 640  # pixels, the longer side of what the detector sees
 SMALLEST_FACE = 40  # pixels, side of the detector's box in the frame: the crop is 224
 NEAR = 1.0  # sides of the box: the speaker's centre is at most so far from the box's, across and down
 LEAST_SHARPNESS = 0.004  # see `sharpness`
 FACE_MARGIN = 0.15  # of the detector's box, added on each side: the box ends at brows and chin
+PORTRAIT_MARGIN = 0.9  # of the box's side, added on each side: hair and neck
+PORTRAIT_SIDE = 320  # pixels, the longer side of a portrait, at most
+LEAST_OF_LARGEST = 0.5  # of the height of a photo's largest face: a smaller one stands in the background
+
+# dlib's landmarks: jaw, brows, nose, eyes, mouth, the left of the picture first.
+LANDMARK_BOX = 192  # pixels: the box is brought to this size, for dlib gives landmarks in whole pixels
+# Where they are looked for: shifts across and down in sides of the box, and its scale; in the mirrored picture too.
+LANDMARK_BOXES = ((0, 0, 1), (0.04, 0, 1), (-0.04, 0, 1), (0, 0.04, 1), (0, -0.04, 1.04))
+# The landmark that each one is in the mirror.
+MIRRORED = np.array(
+    [
+        *(*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1)),  # jaw, brows, nose
+        *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),  # eyes
+        *(*range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65),  # mouth
+    ]
+)
 SILENCE_DB = 60  # dB below full scale: what is never louder is silence
 MIN_SPEECH_SECONDS = 0.5  # s of a clip that are louder than that, at least
 DECODING_SECONDS = 60  # s that ffmpeg may take for a clip
@@ -35,10 +52,10 @@ PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 # Why a clip gives no speech or no face.
 REASONS = {
-    "unreadable": "ffmpeg reads no picture, or no sound, out of the file",
+    "unreadable": "no picture, or no sound, can be read out of the file",
     "no-sound": "the clip has no sound track",
     "silent": f"less than {MIN_SPEECH_SECONDS} s of the sound are louder than -{SILENCE_DB} dB of full scale",
-    "no-face": f"no face in the frames looked at, one a second over {CLIP_SECONDS} s",
+    "no-face": f"no face in the frames looked at, one a second over {CLIP_SECONDS} s, or in the photo",
     "speaker-not-found": "faces, but none near the centre that the csv gives",
     "face-too-small": f"the speaker's face is less than {SMALLEST_FACE} pixels high",
     "face-blurred": "the speaker's face is too blurred to be worth a feature",
@@ -314,6 +331,81 @@ def find_face(first_frame: np.ndarray, later_frames, x: float, y: float, detecto
     raise best
 
 
+def find_photo_face(photo: np.ndarray, detector: str) -> Found:
+    """Find the face of a photo, uint8 (height, width, 3), RGB: of the large ones, the one nearest to the middle.
+
+    Raises:
+        Skip: one of FACE_REASONS.
+    """
+    height, width = photo.shape[:2]
+    for looking, upsampling in (("hog", 0), ("hog", 1), ("cnn", 0)):
+        boxes = face_boxes(photo, looking, upsampling) if looking in ("hog", detector) else []
+        if boxes:
+            break
+    least = LEAST_OF_LARGEST * max((bottom - top for top, _, bottom, _ in boxes), default=0)
+    centres = [((left + right) / 2, (top + bottom) / 2) for top, right, bottom, left in boxes if bottom - top >= least]
+    x, y = min(centres, key=lambda at: math.hypot(at[0] - width / 2, at[1] - height / 2), default=(0, 0))
+    box, face = usable_face(photo, boxes, x / width, y / height)
+    return Found(face, photo, 0, box, looking)
+
+
+def portrait(frame: np.ndarray, box):
+    """Cut a head and what is around it out of a frame, as far as the frame goes.
+
+    Args:
+        frame: uint8 (height, width, 3).
+        box: (top, right, bottom, left), pixels.
+
+    Returns:
+        uint8 (height, width, 3), PORTRAIT_SIDE pixels at most; and the box in it, float.
+    """
+    top, right, bottom, left = box
+    margin = round(PORTRAIT_MARGIN * (bottom - top))
+    first_row, first_column = max(0, top - margin), max(0, left - margin)
+    cut = frame[first_row : bottom + margin, first_column : right + margin]
+    scale = min(1, PORTRAIT_SIDE / max(cut.shape[:2]))
+    if scale < 1:
+        cut = cv2.resize(cut, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    edges = top - first_row, right - first_column, bottom - first_row, left - first_column
+    return np.ascontiguousarray(cut), tuple(scale * edge for edge in edges)
+
+
+def find_landmarks(picture: np.ndarray, box) -> np.ndarray:
+    """Find the landmarks of a face: the mean over LANDMARK_BOXES, in the picture and in its mirror image, which steadies them.
+
+    Args:
+        picture: uint8 (height, width, 3), RGB.
+        box: (top, right, bottom, left), pixels, as a detector of dlib gives it.
+
+    Returns:
+        float32 (N_LANDMARKS, 2): x to the right and y down, pixels; (0, 0) is the centre of the first pixel.
+    """
+    import dlib
+
+    predict = _face_recognition().api.pose_predictor_68_point
+    top, right, bottom, left = box
+    scale = LANDMARK_BOX / (bottom - top)
+    large = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
+    found = []
+    for mirror in (False, True):
+        seen = np.ascontiguousarray(large[:, ::-1]) if mirror else large
+        for across, down, size in LANDMARK_BOXES:
+            x, y = (left + right) / 2 + across * (right - left), (top + bottom) / 2 + down * (bottom - top)
+            x, half = picture.shape[1] - x if mirror else x, size * (bottom - top) / 2
+            around = dlib.rectangle(*(round(scale * edge) for edge in (x - half, y - half, x + half, y + half)))
+            points = np.array([(point.x, point.y) for point in predict(seen, around).parts()])
+            points = (points + 0.5) / scale - 0.5
+            found.append(mirror_landmarks(points, picture.shape[1]) if mirror else points)
+    return np.mean(found, axis=0).astype(np.float32)
+
+
+def mirror_landmarks(landmarks: np.ndarray, width: int) -> np.ndarray:
+    """Return landmarks, (..., N_LANDMARKS, 2), as they are in the mirror image of a picture of this width in pixels."""
+    mirrored = landmarks[..., MIRRORED, :].copy()
+    mirrored[..., 0] = width - 1 - mirrored[..., 0]
+    return mirrored
+
+
 def dlib_feature(frame: np.ndarray, box) -> np.ndarray:
     """Return dlib's feature of a face in a frame, uint8 (height, width, 3), RGB, by its box: float32 (128,)."""
     return _face_recognition().face_encodings(np.ascontiguousarray(frame), [box])[0].astype(np.float32)
@@ -321,11 +413,30 @@ def dlib_feature(frame: np.ndarray, box) -> np.ndarray:
 
 def read_face(data: Path, clip: str) -> np.ndarray:
     """Read a clip's face crop. Returns uint8 (FACE_SIZE, FACE_SIZE, 3), RGB. Raises InputError."""
-    path = face_path(data, clip)
+    return _read_jpeg(face_path(data, clip))
+
+
+def read_portrait(data: Path, clip: str) -> np.ndarray:
+    """Read a clip's or photo's portrait. Returns uint8 (height, width, 3), RGB. Raises InputError."""
+    return _read_jpeg(portrait_path(data, clip))
+
+
+def _read_jpeg(path: Path) -> np.ndarray:
     image = cv2.imread(str(path))
     if image is None:
         raise InputError(f"{path}: expected a JPEG, found something else; delete it, rerun preprocess.py")
     return image[..., ::-1]
+
+
+def read_photo(path: Path) -> np.ndarray | None:
+    """Read a photo of any format of PHOTOS, turned upright. Returns uint8 (height, width, 3), RGB; None if it is no photo."""
+    image = cv2.imread(str(path))
+    return None if image is None else np.ascontiguousarray(image[..., ::-1])
+
+
+def photos_under(folder: Path) -> list[Path]:
+    """Return the photos in a folder and those below it, sorted; hidden files are none."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTOS and not path.name.startswith("."))
 
 
 def faces_in_photo(path: Path) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
@@ -337,10 +448,9 @@ def faces_in_photo(path: Path) -> tuple[np.ndarray, list[tuple[int, int, int, in
     Raises:
         InputError: if it is no photo, or there is no face in it.
     """
-    image = cv2.imread(str(path))
-    if image is None:
+    photo = read_photo(path)
+    if photo is None:
         raise InputError(f"{path}: expected a photo ({', '.join(PHOTOS)}), found none that can be read")
-    photo = np.ascontiguousarray(image[..., ::-1])
     boxes = face_boxes(photo, "hog", 0) or face_boxes(photo, "hog", 1)
     if not boxes:
         raise InputError(f"{path}: expected a face, found none; take a photo where it looks into the camera")

@@ -1,4 +1,4 @@
-"""Turn the rows of an AVSpeech csv into training data: clips -> spectrograms, faces and face features.
+"""Turn the rows of an AVSpeech csv into training data: clips -> spectrograms, faces and face features. Or photos -> faces.
 
 Reads a csv without header whose rows are `YouTube id, start s, end s, x, y`; (x, y) is the centre of the speaker's face at the
 start, as a fraction of width and height. A row's clip is <videos>/<id>_<start>-<end>.mp4 where that exists; otherwise it is
@@ -7,11 +7,14 @@ fetched with yt-dlp. Writes, under --data, for each clip
     spectrograms/<clip>.pkl   float16 (598, 257, 2), the voice encoder's input
     embeddings/<clip>.pkl     float32 (4096,), the VGG-Face feature, or (128,) with --face-model dlib
     faces/<clip>.jpg          the face, 224 x 224 pixels
+    portraits/<clip>.jpg      the head and what is around it, 320 pixels at most, for the face decoder
+    landmarks/<clip>.pkl      float32 (68, 2), in the portrait's pixels
 
 and a line per row tried to manifest.csv: status is `ready` or the reason why not; the README lists them. A second run does
 what is missing and what may pass now (a broken connection, a rate limit), and leaves the rest as it is.
 
     python preprocess.py --csv avspeech_train.csv
+    python preprocess.py --faces photos --data data/photos     all but the spectrograms, of a photo of each person, or a folder
 """
 
 import collections
@@ -20,15 +23,14 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import logging
 import math
 import multiprocessing
 import os
 import re
-import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -40,14 +42,18 @@ import fetch
 import media
 import records
 import utils
+import workers
 from records import (
+    PHOTO_SIZES,
     PROBLEMS,
     REASONS,
     RETRIED,
     SIZES,
     Line,
+    Photo,
     Row,
     append_lines,
+    find_photos,
     hash_names,
     in_order_of_videos,
     is_ready,
@@ -62,18 +68,23 @@ BATCH = 8  # clips per pass of the networks
 SEGMENTS_PER_TASK = 32  # clips of one video that a worker takes at a time
 TASKS_PER_WORKER = 8  # under way for each worker, which bounds the memory
 BATCH_SECONDS = 10  # s that a clip waits at most, about, for its batch to fill
-SCHEDULER_SECONDS = 30  # s to wait for a Dask scheduler and its first worker
-STAGES = ("fetch", "decode", "detect", "spectrogram", "embed", "write")  # whose time is measured
+PHOTOS_PER_TASK = 8
+STAGES = ("fetch", "decode", "detect", "landmarks", "spectrogram", "embed", "write")  # whose time is measured
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    csv: Path = option("csv with AVSpeech's five columns")
+    csv: Path | None = option("csv with AVSpeech's five columns", None)
+    faces: Path | None = option(
+        "instead: folder of photos, one of each person, or a folder of each person's, for train.py --model decoder",
+        None,
+        metavar="FOLDER",
+    )
     data: Path = option("folder to write to", utils.DATA)
     videos: Path | None = option(
         "folder of the clips, cut to start and end; those missing are fetched (default: <data>/videos)", None
     )
-    limit: int | None = option("look at the first LIMIT rows only", None, metavar="LIMIT")
+    limit: int | None = option("look at the first LIMIT rows, or photos, only", None, metavar="LIMIT")
     shard: str = option("take the I-th of N parts of the videos only, for N machines without a cluster", "1/1", metavar="I/N")
     retry: tuple[str, ...] = option(
         "try again also the clips with these reasons in manifest.csv", (), nargs="+", choices=tuple(REASONS), metavar="REASON"
@@ -99,6 +110,8 @@ class Options:
     proxy: str | None = option("address of a proxy for yt-dlp", None, metavar="ADDRESS")
 
     def __post_init__(self):
+        found = "both" if self.csv else "neither"
+        check((self.csv is None) != (self.faces is None), f"--csv: expected that or --faces, found {found}")
         check(self.limit is None or self.limit >= 1, f"--limit: expected at least 1, found {self.limit}")
         shard = re.fullmatch(r"(\d+)/(\d+)", self.shard)
         check(
@@ -110,6 +123,10 @@ class Options:
         check(0 <= self.sleep < math.inf, f"--sleep: expected 0 s or more, found {self.sleep}")
         rate = self.bytes_per_second()
         check(rate is None or rate > 0, f"--rate: expected bytes a second, such as 500K or 2M, found {self.rate}")
+
+    def shards(self) -> tuple[int, int]:
+        """Return --shard as numbers, I and N."""
+        return tuple(map(int, self.shard.split("/")))
 
     def bytes_per_second(self) -> float | None:
         """Return --rate as a number; 0 if it is none."""
@@ -128,9 +145,11 @@ class Extract:
     """What a worker takes out of a clip."""
 
     line: Line  # what it knows of the manifest's line
-    waveform: np.ndarray  # int16 (CLIP_SAMPLES,) or less, mono at SAMPLE_RATE
     face: np.ndarray  # uint8 (FACE_SIZE, FACE_SIZE, 3), RGB
+    portrait: np.ndarray  # uint8 (height, width, 3), RGB
+    landmarks: np.ndarray  # float32 (68, 2), pixels of the portrait
     embedding: np.ndarray | None  # float32 (128,) with --face-model dlib
+    waveform: np.ndarray | None  # int16 (CLIP_SAMPLES,) or less, mono at SAMPLE_RATE; None of a photo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,116 +223,39 @@ def _extract_clip(row: Row, path: Path, work: Work, busy: collections.Counter) -
 
     with timed(busy, "detect"):
         found = media.find_face(first_frame, later_frames, row.x, row.y, work.detector)
+    return _extract_face(row.clip, found, waveform, work, busy)
+
+
+def _extract_face(clip: str, found: media.Found, waveform, work: Work, busy: collections.Counter) -> Extract:
+    with timed(busy, "landmarks"):
+        portrait, box = media.portrait(found.frame, found.box)
+        landmarks = media.find_landmarks(portrait, box)
     embedding = None
     if work.face_model == "dlib":
         with timed(busy, "embed"):
             embedding = media.dlib_feature(found.frame, found.box)
     top, right, bottom, left = found.box
-    line = Line(row.clip, "ready", "", work.face_model, found.detector, found.second, top, right, bottom, left, bottom - top)
-    return Extract(line, waveform, found.face, embedding)
+    line = Line(clip, "ready", "", work.face_model, found.detector, found.second, top, right, bottom, left, bottom - top)
+    return Extract(line, found.face, portrait, landmarks, embedding, waveform)
 
 
-def start_worker() -> None:
-    """Set up a worker process: Ctrl-C is the main process's affair, and it never outlives that process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def follow_parent():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=follow_parent, daemon=True).start()
-
-
-def start_pool(workers: int) -> concurrent.futures.Executor:
-    """Start worker processes, new ones rather than forks, which would carry TensorFlow along."""
-    return concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
-
-
-def connect(address: str):
-    """Connect to a Dask scheduler.
-
-    Returns:
-        Its client, and the number of its workers' threads.
-
-    Raises:
-        InputError: if there is none, or it has no worker.
-    """
-    import distributed
-
-    for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it becomes an error here
-    client = None
-    try:
-        client = distributed.Client(address, timeout=SCHEDULER_SECONDS)
-        client.wait_for_workers(1, timeout=SCHEDULER_SECONDS)
-        for module in (utils, media, fetch, records, sys.modules[extract.__module__]):  # the packages are the cluster's affair
-            client.upload_file(module.__file__)
-        return client, sum(client.nthreads().values())
-    except (OSError, ValueError, TimeoutError) as error:
-        if client:
-            client.close(timeout=1)
-        raise InputError(
-            f"--scheduler: expected a Dask scheduler with workers at {address}, found {'no worker' if client else 'none'}; "
-            f"start some: dask scheduler, dask worker {address}; {' '.join(str(error).split())}"
-        ) from None
-
-
-def in_parallel(start, function, tasks, window: int):
-    """Compute function(task) of each task in a pool's processes, at most `window` of them under way.
-
-    Where processes die the pool is started anew, and what was under way is done again, bit by bit.
-
-    Args:
-        start: function that starts the pool, a concurrent.futures.Executor.
-        tasks: lists.
-
-    Yields:
-        Each task and its result, as they end; None for a task, of one item, whose process died twice when it was alone.
-    """
-    tasks, under_way, pool = iter(tasks), {}, start()
-    alone, died, broken = collections.deque(), 0, False  # tasks that killed a process, perhaps; how often the first of them
-
-    def submit(task):
-        try:
-            future = pool.submit(function, task)
-        except concurrent.futures.BrokenExecutor as error:
-            future = concurrent.futures.Future()
-            future.set_exception(error)
-        under_way[future] = task
-
-    try:
-        while True:
-            if broken and not under_way:
-                pool, broken = start(), False
-            if alone and not under_way:
-                submit(alone[0])
-            elif not alone and not broken:
-                for task in itertools.islice(tasks, window - len(under_way)):
-                    submit(task)
-            if not under_way:
-                return
-            done, _ = concurrent.futures.wait(under_way, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                task, error = under_way.pop(future), future.exception()
-                suspected = bool(alone) and task is alone[0]
-                if error is None:
-                    if suspected:
-                        alone.popleft()
-                        died = 0
-                    yield task, future.result()
-                elif isinstance(error, concurrent.futures.BrokenExecutor) or type(error).__name__ == "KilledWorker":  # Dask's
-                    broken, died = True, died + suspected
-                    if not suspected:
-                        alone.extend([item] for item in task)
-                    elif died == 2:
-                        yield alone.popleft(), None
-                        died = 0
-                else:
-                    raise error
-    finally:
-        for future in under_way:
-            future.cancel()
-        pool.shutdown(wait=False)
+def extract_photos(photos: list[Photo], work: Work) -> tuple[list[Extract | Line], collections.Counter]:
+    """Do all of some photos that needs no TensorFlow. Returns what `extract` does."""
+    with _ONE_AT_A_TIME:
+        cv2.setNumThreads(1)
+        busy, results = collections.Counter(), []
+        for photo in photos:
+            try:
+                with timed(busy, "decode"):
+                    picture = media.read_photo(photo.path)
+                    if picture is None:
+                        raise media.Skip("unreadable")
+                with timed(busy, "detect"):
+                    found = media.find_photo_face(picture, work.detector)
+                results.append(_extract_face(photo.clip, found, None, work, busy))
+            except media.Skip as skip:
+                results.append(Line(photo.clip, skip.reason, skip.detail, work.face_model, work.detector))
+        return results, busy
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -324,22 +266,23 @@ def finish(batch: list[Extract], data: Path, networks: concurrent.futures.Future
     """Turn extracts into files under `data`.
 
     Args:
-        batch: 1 to BATCH.
+        batch: 1 to BATCH, all of clips or all of photos.
         networks: what `load_networks` returns.
 
     Returns:
         Their lines for the manifest, and the time taken by each stage, in s.
     """
-    import model
-
     embed, busy = networks.result(), collections.Counter()
-    with timed(busy, "spectrogram"):
-        speech = [media.speech_seconds(extract.waveform) for extract in batch]
-        # The networks are always shown BATCH clips: in another number of rows the last bit may round differently.
-        filled = (batch * BATCH)[:BATCH]
-        waveforms = np.stack([np.resize(extract.waveform, CLIP_SAMPLES) for extract in filled])  # shorter ones repeated
-        waveforms = waveforms.astype(np.float32) / 32768  # (BATCH, CLIP_SAMPLES)
-        spectrograms = model.spectrogram(waveforms).numpy().astype(np.float16)  # (BATCH, N_FRAMES, N_BINS, 2)
+    filled = (batch * BATCH)[:BATCH]  # always as many: in another number of rows the last bit may round differently
+    spectrograms, speech = [None] * BATCH, [math.inf] * BATCH
+    if batch[0].waveform is not None:
+        import model
+
+        with timed(busy, "spectrogram"):
+            speech = [media.speech_seconds(extract.waveform) for extract in batch]
+            waveforms = np.stack([np.resize(extract.waveform, CLIP_SAMPLES) for extract in filled])  # shorter ones repeated
+            waveforms = waveforms.astype(np.float32) / 32768  # (BATCH, CLIP_SAMPLES)
+            spectrograms = model.spectrogram(waveforms).numpy().astype(np.float16)  # (BATCH, N_FRAMES, N_BINS, 2)
     embeddings = [extract.embedding for extract in batch]
     if embed:
         with timed(busy, "embed"):
@@ -351,30 +294,109 @@ def finish(batch: list[Extract], data: Path, networks: concurrent.futures.Future
             if seconds < media.MIN_SPEECH_SECONDS:
                 lines.append(Line(clip, "silent", f"{seconds:.2f} s", extract.line.face_model, extract.line.detector))
                 continue
-            jpeg = cv2.imencode(".jpg", extract.face[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]  # OpenCV wants BGR
             sizes = {
-                "spectrogram_bytes": utils.save_array(utils.spectrogram_path(data, clip), spectrogram),
                 "embedding_bytes": utils.save_array(utils.embedding_path(data, clip), embedding),
-                "face_bytes": utils.save_bytes(utils.face_path(data, clip), jpeg.tobytes()),
+                "face_bytes": utils.save_bytes(utils.face_path(data, clip), jpeg(extract.face)),
+                "portrait_bytes": utils.save_bytes(utils.portrait_path(data, clip), jpeg(extract.portrait)),
+                "landmarks_bytes": utils.save_array(utils.landmarks_path(data, clip), extract.landmarks),
             }
-            lines.append(dataclasses.replace(extract.line, speech_seconds=round(seconds, 2), **sizes))
+            if spectrogram is not None:
+                sizes["spectrogram_bytes"] = utils.save_array(utils.spectrogram_path(data, clip), spectrogram)
+                sizes["speech_seconds"] = round(seconds, 2)
+            lines.append(dataclasses.replace(extract.line, **sizes))
     return lines, busy
+
+
+def jpeg(picture: np.ndarray) -> bytes:
+    """Return a picture, uint8 (height, width, 3), RGB, as JPEG."""
+    return cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()  # OpenCV wants BGR
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The run.
 
 
-def settled(data: Path, clip: str, line, face_model: str, detector: str, retry) -> str | None:
-    """Return the status of a clip that needs nothing more, by its line in the manifest; None for one that is to be tried."""
+def settled(data: Path, clip: str, line, columns: tuple[str, ...], options: Options) -> str | None:
+    """Return the status of a clip or photo that needs nothing more; None for one that is to be tried.
+
+    Args:
+        line: of the manifest.
+        columns: of the sizes of its files.
+    """
     if line.status == "ready":
-        sizes = [getattr(line, column) for column in SIZES]
-        return "ready" if line.face_model == face_model and is_ready(data, clip, sizes) else None
-    if line.status not in REASONS or line.status in RETRIED or line.status in retry:
+        sizes = {column: getattr(line, column) for column in columns}
+        return "ready" if line.face_model == options.face_model and is_ready(data, clip, sizes) else None
+    if line.status not in REASONS or line.status in RETRIED or line.status in options.retry:
         return None
-    if line.status in media.FACE_REASONS and detector == "cnn" and line.detector == "hog":
+    if line.status in media.FACE_REASONS and options.detector == "cnn" and line.detector == "hog":
         return None
     return line.status
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a run goes through: the rows of a csv, or photos."""
+
+    n: int  # of them
+    unit: str  # what one of them is called
+    product: str  # and what becomes of them
+    path: Path  # of the csv, or of the folder
+    tasks: Callable  # of functions `record`, of lines, and `count`, of statuses: gives lists of items for a worker
+    extract: Callable  # what a worker does with such a list
+
+
+def rows_of(options: Options) -> Source:
+    """Read the csv."""
+    ids, rows = read_rows(options.csv, options.limit)
+    shard, n_shards = options.shards()
+    if n_shards > 1:
+        mine = np.array([shard_of(video_id, n_shards) == shard for video_id in ids] + [shard == 1])
+        rows = rows[mine[rows.video]]  # a line without id has the position -1, the last
+    manifest = read_manifest(options.data)
+
+    def rows_to_do(record, count):
+        bad = rows[rows.problem > 0]
+        names = [f"{options.csv.name} line {line}" for line in bad.line]
+        known = manifest.status.reindex(hash_names(names)).tolist()
+        record([Line(name, "bad-row", PROBLEMS[p]) for name, p, was in zip(names, bad.problem, known) if was != "bad-row"])
+        count("bad-row" for was in known if was == "bad-row")
+        sound = rows[rows.problem == 0]
+        duplicate = sound.assign(start=sound.start.round(6), end=sound.end.round(6)).duplicated(["video", "start", "end"])
+        count("duplicate" for _ in range(duplicate.sum()))
+        for piece in in_order_of_videos(ids, sound[~duplicate]):
+            yield from items_to_do(piece, manifest, SIZES, options, count)
+
+    def tasks(record, count):
+        for _, of_video in itertools.groupby(rows_to_do(record, count), key=lambda row: row.video_id):
+            while task := list(itertools.islice(of_video, SEGMENTS_PER_TASK)):
+                yield task
+
+    return Source(len(rows), "row", "clips", options.csv, tasks, extract)
+
+
+def photos_of(options: Options) -> Source:
+    """Find the photos."""
+    shard, n_shards = options.shards()
+    photos = [photo for photo in find_photos(options.faces, options.limit) if shard_of(photo.video_id, n_shards) == shard]
+    manifest = read_manifest(options.data)
+
+    def tasks(record, count):
+        to_do = items_to_do(photos, manifest, PHOTO_SIZES, options, count)
+        while task := list(itertools.islice(to_do, PHOTOS_PER_TASK)):
+            yield task
+
+    return Source(len(photos), "photo", "faces", options.faces, tasks, extract_photos)
+
+
+def items_to_do(items: list[Row] | list[Photo], manifest: pd.DataFrame, columns, options: Options, count):
+    """Yield the items that are to be tried, and count the others by their status."""
+    known = manifest.reindex(hash_names([item.clip for item in items]))
+    for item, line in zip(items, known.itertuples()):
+        status = settled(options.data, item.clip, line, columns, options)
+        if status:
+            count([status], before=True)
+        else:
+            yield item
 
 
 def load_networks(face_model: str):
@@ -403,73 +425,45 @@ def main(argv=None) -> int:
         options.proxy,
     )
     work = Work((options.videos or options.data / "videos").absolute(), options.detector, options.face_model, manner)
-    shard, n_shards = map(int, options.shard.split("/"))
     fetch.remove_leftovers(work.videos)
 
-    with concurrent.futures.ThreadPoolExecutor(1) as finisher:
-        ids, rows = read_rows(options.csv, options.limit)
-        manifest = read_manifest(options.data)
-        if n_shards > 1:
-            mine = np.array([shard_of(video_id, n_shards) == shard for video_id in ids] + [shard == 1])
-            rows = rows[mine[rows.video]]  # a line without id has the position -1, the last
+    with concurrent.futures.ThreadPoolExecutor(1) as finisher, contextlib.ExitStack() as stack:
+        source = rows_of(options) if options.csv else photos_of(options)
         networks = finisher.submit(load_networks, options.face_model)  # while the workers begin
-        start, window = functools.partial(start_pool, options.workers), TASKS_PER_WORKER * options.workers
-        with contextlib.ExitStack() as stack:
-            if options.scheduler:
-                client, n_threads = connect(options.scheduler)
-                stack.enter_context(client)
-                start, window = functools.partial(client.get_executor, pure=False), TASKS_PER_WORKER * n_threads
-            try:
-                return run(options, work, ids, rows, manifest, networks, start, window, finisher)
-            except concurrent.futures.CancelledError:
-                raise InputError(
-                    f"--scheduler: expected the Dask scheduler at {options.scheduler} to stay, lost it; what is written stays; "
-                    "the same command goes on from here"
-                ) from None
-            finally:
-                for worker in multiprocessing.active_children():  # after Ctrl-C, say, one may be waiting for its turn to fetch
-                    worker.terminate()
+        start, window = functools.partial(workers.start_pool, options.workers), TASKS_PER_WORKER * options.workers
+        if options.scheduler:
+            modules = utils, media, fetch, records, workers, sys.modules[extract.__module__]
+            client, n_threads = workers.connect(options.scheduler, modules)
+            stack.enter_context(client)
+            start, window = functools.partial(client.get_executor, pure=False), TASKS_PER_WORKER * n_threads
+        try:
+            return run(options, source, work, networks, start, window, finisher)
+        except concurrent.futures.CancelledError:
+            raise InputError(
+                f"--scheduler: expected the Dask scheduler at {options.scheduler} to stay, lost it; what is written stays; "
+                "the same command goes on from here"
+            ) from None
+        finally:
+            for worker in multiprocessing.active_children():  # after Ctrl-C, say, one may be waiting for its turn to fetch
+                worker.terminate()
 
 
-def run(options, work: Work, ids, rows: pd.DataFrame, manifest: pd.DataFrame, networks, start, window: int, finisher) -> int:
-    """Do what is to be done of the rows, and say what came of it: the second half of main. Returns the exit code."""
+def run(options: Options, source: Source, work: Work, networks, start, window: int, finisher) -> int:
+    """Do what is to be done, and say what came of it: the second half of main. Returns the exit code."""
     started, busy = time.perf_counter(), collections.Counter()
     counts, n_before = collections.Counter(), 0  # of statuses
-    progress = tqdm(desc="preprocess", total=len(rows), unit="row")
+    progress = tqdm(desc="preprocess", total=source.n, unit=source.unit)
 
     def record(lines):
         append_lines(options.data, lines)
         count(line.status for line in lines)
 
-    def count(statuses):
-        n = counts.total()
-        counts.update(statuses)
-        progress.update(counts.total() - n)
-
-    def rows_to_do():
+    def count(statuses, before=False):
         nonlocal n_before
-        bad = rows[rows.problem > 0]
-        names = [f"{options.csv.name} line {line}" for line in bad.line]
-        known = manifest.status.reindex(hash_names(names)).tolist()
-        record([Line(name, "bad-row", PROBLEMS[p]) for name, p, was in zip(names, bad.problem, known) if was != "bad-row"])
-        count("bad-row" for was in known if was == "bad-row")
-        sound = rows[rows.problem == 0]
-        duplicate = sound.assign(start=sound.start.round(6), end=sound.end.round(6)).duplicated(["video", "start", "end"])
-        count("duplicate" for _ in range(duplicate.sum()))
-        for piece in in_order_of_videos(ids, sound[~duplicate]):
-            known = manifest.reindex(hash_names([row.clip for row in piece]))
-            for row, line in zip(piece, known.itertuples()):
-                status = settled(options.data, row.clip, line, options.face_model, options.detector, options.retry)
-                if status:
-                    n_before += status == "ready"
-                    count([status])
-                else:
-                    yield row
-
-    def tasks():
-        for _, of_video in itertools.groupby(rows_to_do(), key=lambda row: row.video_id):
-            while task := list(itertools.islice(of_video, SEGMENTS_PER_TASK)):
-                yield task
+        n, n_ready = counts.total(), counts["ready"]
+        counts.update(statuses)
+        n_before += (counts["ready"] - n_ready) * before
+        progress.update(counts.total() - n)
 
     finishing, batch, batch_finished, bot_check = collections.deque(), [], started, None
 
@@ -486,11 +480,12 @@ def run(options, work: Work, ids, rows: pd.DataFrame, manifest: pd.DataFrame, ne
         batch.clear()
 
     with progress:
-        for task, result in in_parallel(start, functools.partial(extract, work=work), tasks(), window):
+        function, tasks = functools.partial(source.extract, work=work), source.tasks(record, count)
+        for task, result in workers.in_parallel(start, function, tasks, window):
             if networks.done():
                 networks.result()  # raises what keeps them from starting
             if result is None:
-                record([Line(row.clip, "crashed", "", options.face_model, options.detector) for row in task])
+                record([Line(item.clip, "crashed", "", options.face_model, options.detector) for item in task])
                 continue
             results, seconds = result
             busy.update(seconds)
@@ -515,17 +510,18 @@ def run(options, work: Work, ids, rows: pd.DataFrame, manifest: pd.DataFrame, ne
     if busy:
         shares = ", ".join(f"{stage} {busy[stage] / busy.total():.0%}" for stage in STAGES)
         n, seconds = counts["ready"] - n_before, time.perf_counter() - started
-        print(f"preprocess: {n} clips in {seconds:.1f} s; share of the work: {shares}", file=sys.stderr)
-    return summarise(options, counts, n_before, len(rows), bot_check)
+        print(f"preprocess: {n} {source.product} in {seconds:.1f} s; share of the work: {shares}", file=sys.stderr)
+    return summarise(options, source, counts, n_before, bot_check)
 
 
-def summarise(options, counts: collections.Counter, n_before: int, n_rows: int, bot_check: Line | None) -> int:
-    """Say what became of the rows. Returns the exit code; raises InputError for a run that stopped or made nothing."""
+def summarise(options: Options, source: Source, counts: collections.Counter, n_before: int, bot_check: Line | None) -> int:
+    """Say what became of all. Returns the exit code; raises InputError for a run that stopped or made nothing."""
     skipped = counts - collections.Counter(ready=counts["ready"])
     reasons = ", ".join(f"{reason} {n}" for reason, n in skipped.most_common())
-    not_reached = n_rows - counts.total()
+    not_reached = source.n - counts.total()
     print(
-        f"preprocess: {n_rows} rows, {counts['ready']} clips ready ({n_before} of them before), {skipped.total()} skipped"
+        f"preprocess: {source.n} {source.unit}s, {counts['ready']} {source.product} ready ({n_before} of them before), "
+        f"{skipped.total()} skipped"
         + (f" ({reasons})" if reasons else "")
         + (f", {not_reached} not reached" if not_reached else "")
     )
@@ -536,7 +532,8 @@ def summarise(options, counts: collections.Counter, n_before: int, n_rows: int, 
         )
     if counts["ready"] == 0:
         raise InputError(
-            f"{options.csv}: expected at least one row to make a clip, found none; {manifest_path(options.data)} says why"
+            f"{source.path}: expected at least one {source.unit} to give a face, found none; "
+            f"{manifest_path(options.data)} says why"
         )
     return 0
 

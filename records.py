@@ -1,4 +1,4 @@
-"""What is to be preprocessed, and what became of it: the rows of AVSpeech's csv, and the lines of the manifest."""
+"""What is to be preprocessed, and what became of it: AVSpeech's csv, a folder of photos, and the lines of the manifest."""
 
 import csv
 import dataclasses
@@ -114,6 +114,45 @@ def read_rows(path: Path, limit: int | None = None) -> tuple[list[str], pd.DataF
     return list(ids), rows
 
 
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """A photo of a person: the name of its files, which `utils.video_of` takes apart as a clip's, and its path."""
+
+    clip: str
+    path: Path
+
+    @property
+    def video_id(self) -> str:
+        return utils.video_of(self.clip)
+
+
+def find_photos(folder: Path, limit: int | None = None) -> list[Photo]:
+    """Find the photos in a folder: one of each person, or a folder of each person's.
+
+    Returns:
+        The first `limit` of them, by the paths. Names are `<person>_photo`, or `<person>_<photo>`, of letters, digits, dots and
+        hyphens; a person's name may hold underscores too.
+
+    Raises:
+        InputError: if there is none, or two would have the same name.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of photos, found {'a file' if folder.exists() else 'nothing'}")
+    photos = {}
+    for path in media.photos_under(folder)[:limit]:
+        person, *more = path.relative_to(folder).with_suffix("").parts
+        name = "_".join([person, re.sub(r"[\W_]+", "-", "-".join(more)) or "photo"])
+        name = re.sub(r"[^\w.-]+", "-", name).lstrip(".")
+        if name in photos:
+            raise InputError(
+                f"{path}: expected another name than that of {photos[name].path}, found {name} for both; rename it"
+            )
+        photos[name] = Photo(name, path.absolute())
+    if not photos:
+        raise InputError(f"{folder}: expected photos ({', '.join(media.PHOTOS)}), found none")
+    return list(photos.values())
+
+
 def shard_of(video_id: str, n_shards: int) -> int:
     """Return the shard of a video, from 1 to n_shards: a pure function of its id."""
     return 1 + int.from_bytes(hashlib.sha256(video_id.encode(errors="replace")).digest()[:8], "big") % n_shards
@@ -158,10 +197,21 @@ class Line:
     spectrogram_bytes: int | str = ""
     embedding_bytes: int | str = ""
     face_bytes: int | str = ""
+    portrait_bytes: int | str = ""
+    landmarks_bytes: int | str = ""
 
 
 MANIFEST_COLUMNS = tuple(field.name for field in dataclasses.fields(Line))
-SIZES = ("spectrogram_bytes", "embedding_bytes", "face_bytes")
+# The files of a clip, by the column that tells their size; a photo has all but the first.
+FILES = {
+    "spectrogram_bytes": utils.spectrogram_path,
+    "embedding_bytes": utils.embedding_path,
+    "face_bytes": utils.face_path,
+    "portrait_bytes": utils.portrait_path,
+    "landmarks_bytes": utils.landmarks_path,
+}
+SIZES = tuple(FILES)
+PHOTO_SIZES = SIZES[1:]
 
 
 def manifest_path(data: Path) -> Path:
@@ -226,10 +276,9 @@ def hash_names(names) -> np.ndarray:
     return pd.util.hash_array(np.asarray(names, dtype=object), categorize=False)
 
 
-def is_ready(data: Path, clip: str, sizes) -> bool:
-    """Tell whether a clip's three files are there, of these sizes."""
-    paths = (utils.spectrogram_path(data, clip), utils.embedding_path(data, clip), utils.face_path(data, clip))
+def is_ready(data: Path, clip: str, sizes: dict) -> bool:
+    """Tell whether the files of a clip or photo are there, of these sizes, by the columns of FILES."""
     try:
-        return all(path.stat().st_size == size for path, size in zip(paths, sizes))
+        return all(FILES[column](data, clip).stat().st_size == size for column, size in sizes.items())
     except FileNotFoundError:
         return False

@@ -37,6 +37,7 @@ MIN_SECONDS = 2.61  # s; the voice encoder needs 259 frames
 
 # Faces.
 FACE_SIZE = 224  # pixels, side of a face crop: VGG-Face's input
+N_LANDMARKS = 68  # of dlib, in a face
 FEATURE_SIZE = {"vggface": 4096, "dlib": 128}  # numbers in a face feature, for each --face-model
 
 # The share of the videos in each part of the split, in this order.
@@ -178,20 +179,47 @@ def face_path(data: Path, clip: str) -> Path:
     return Path(data) / "faces" / f"{clip}.jpg"
 
 
+def portrait_path(data: Path, clip: str) -> Path:
+    """Return the path of a head and what is around it: a JPEG; the landmarks are in its pixels."""
+    return Path(data) / "portraits" / f"{clip}.jpg"
+
+
+def landmarks_path(data: Path, clip: str) -> Path:
+    """Return the path of a portrait's landmarks: a pickle of float32 (68, 2)."""
+    return Path(data) / "landmarks" / f"{clip}.pkl"
+
+
+def _names_with(*of_any) -> list[str]:
+    """Return the names for which there is a file at each of several paths, which have * in the name's place; sorted."""
+    names = [{path.stem for path in of.parent.glob(of.name) if not path.name.startswith(".")} for of in of_any]
+    return sorted(set.intersection(*names))
+
+
 def ready_clips(data: Path) -> list[str]:
     """Return the names of all clips under `data` that have spectrogram, face feature and face, sorted.
 
     Raises:
         InputError: if there is none.
     """
-    names = [
-        {path.stem for path in of_any_clip.parent.glob(of_any_clip.name) if not path.name.startswith(".")}
-        for of_any_clip in (spectrogram_path(data, "*"), embedding_path(data, "*"), face_path(data, "*"))
-    ]
-    clips = sorted(set.intersection(*names))
+    clips = _names_with(spectrogram_path(data, "*"), embedding_path(data, "*"), face_path(data, "*"))
     if not clips:
         raise InputError(f"{data}: expected clips made ready by preprocess.py, found none; run preprocess.py, or name --data")
     return clips
+
+
+def ready_faces(data: Path) -> list[str]:
+    """Return the names of all clips and photos under `data` that have face feature, portrait and landmarks, sorted.
+
+    Raises:
+        InputError: if there is none.
+    """
+    faces = _names_with(embedding_path(data, "*"), portrait_path(data, "*"), landmarks_path(data, "*"))
+    if not faces:
+        raise InputError(
+            f"{data}: expected faces with portraits and landmarks, found none; run preprocess.py, with --csv or --faces, or "
+            "name --data"
+        )
+    return faces
 
 
 @contextmanager
@@ -356,11 +384,20 @@ def load_embedding(data: Path, clip: str, feature_size: int) -> np.ndarray:
         FileNotFoundError: if there is none.
         InputError: if it is something else, or not finite.
     """
-    path = embedding_path(data, clip)
-    feature = load_array(path, np.float32, (feature_size,))
-    if not np.isfinite(feature).all():
+    return _finite(embedding_path(data, clip), (feature_size,))
+
+
+def load_landmarks(data: Path, clip: str) -> np.ndarray:
+    """Read the landmarks of a clip or photo, float32 (N_LANDMARKS, 2), pixels. Raises FileNotFoundError, InputError."""
+    return _finite(landmarks_path(data, clip), (N_LANDMARKS, 2))
+
+
+def _finite(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Read an array, float32, of finite numbers. Raises FileNotFoundError, InputError."""
+    array = load_array(path, np.float32, shape)
+    if not np.isfinite(array).all():
         raise InputError(f"{path}: expected finite numbers, found nan or inf; delete it, rerun preprocess.py")
-    return feature
+    return array
 
 
 def feature_size_of(data: Path, clip: str) -> int:
