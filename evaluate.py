@@ -11,6 +11,9 @@ it was trained on. Prints recall at k, for training, validation and test people,
     ranks.png              where the true faces rank, beside chance
     map.png                what was heard and the true faces, in a plane
 
+With a face decoder (train.py --model decoder) the first three show, beside the true face, what it makes of that face's feature
+and of what was heard; and --audio writes a picture of the face that it hears, heard/<recording>.png.
+
     python evaluate.py --k 1 5 10
     python evaluate.py --audio me.m4a                              whose faces of --data the voice is like: audio.png
     python evaluate.py --audio me.m4a --gallery-faces photos       which of a folder's
@@ -18,10 +21,10 @@ it was trained on. Prints recall at k, for training, validation and test people,
 """
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -29,6 +32,7 @@ import leaks
 import media
 import pictures
 import retrieval
+import runs
 import utils
 from pictures import Query, Shown
 from utils import CLIP_SAMPLES, FEATURE_SIZE, InputError, check, option
@@ -38,6 +42,7 @@ TOP = 5  # faces shown for a voice
 PART_NAMES = {"train": "Train", "val": "Val", "test": "Test"}
 SHORT_SECONDS = 3.0  # s; feature similarity is told for these and for whole clips, as in the paper
 WINDOW_HOP = CLIP_SAMPLES // 2  # samples between the windows of a long recording
+DECODER = "decoder"  # the run whose decoder is used if there is one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,12 @@ class Options:
     clips: int = option("clips of each part of the split, at most; of more, so many are drawn", 5000)
     batch_size: int = option("clips in a pass of the network", 8)
     rows: int = option("voices in a picture, at most", 12)
+    decoder: str | None = option(
+        f"run of train.py --model decoder, to decode faces (default: {DECODER}, if there is one for these features)",
+        None,
+        metavar="RUN",
+    )
+    exaggerate: float = option("decoded faces are so many times as far from the mean face; the paper's page shows 1.4", 1.0)
     audio: tuple[Path, ...] = option("recordings, of any format and 2.6 to 120 s", (), nargs="+", metavar="FILE")
     gallery_faces: Path | None = option("with --audio: folder of photos to choose from, instead of the faces of --data", None)
     match: tuple[Path, ...] = option(
@@ -61,59 +72,40 @@ class Options:
         check(self.clips >= 2, f"--clips: expected 2 or more, found {self.clips}")
         check(self.batch_size >= 1, f"--batch-size: expected at least 1, found {self.batch_size}")
         check(self.rows >= 1, f"--rows: expected at least 1, found {self.rows}")
+        check(0 <= self.exaggerate <= 10, f"--exaggerate: expected 0 to 10, found {self.exaggerate}")
         check(not self.gallery_faces or bool(self.audio), "--gallery-faces: expected --audio with it, found none")
         check(not self.match or bool(self.audio), "--match: expected --audio with it, found none")
         check(not (self.match and self.gallery_faces), "--match: expected without --gallery-faces, found both")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The run.
+# The face decoder.
 
 
-def read_run(folder: Path) -> dict:
-    """Read what a run was trained with: train.py's options, `feature_size`, and `clips`, the names of those it learned from.
+def face_decoder(options: Options, feature_size: int):
+    """Find the decoder.
 
-    Raises:
-        InputError: if there is no run, or one of its files is broken.
-    """
-    path = folder / utils.OPTIONS
-    if not path.exists():
-        raise InputError(f"{path}: expected the options of a run, found no such file; run train.py, or name --run")
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        run = {name: run[name] for name in ("data", "seed", "encoder", "width", "feature_size", "loss")}
-        path = folder / utils.CLIPS
-        clips = json.loads(path.read_text(encoding="utf-8"))
-        return {**run, "clips": {part: list(clips[part]) for part in ("train", "val")}}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected what a run was started with, found {error!r}; run train.py again") from error
-
-
-def load_encoder(folder: Path, run: dict):
-    """Build the voice encoder with the best weights of a run.
-
-    Args:
-        folder: of the run.
-        run: of `read_run`.
+    Returns:
+        A function from face features, float32 (n, feature_size), to pictures, uint8 (n, SIDE, SIDE, 3), RGB; None if there is
+        no decoder, and none was asked for.
 
     Raises:
-        InputError: if they are missing or do not fit.
+        InputError: if the run asked for is none, is of other features, or is broken.
     """
-    import model
+    folder = utils.run_folder(options.decoder or DECODER)
+    if options.decoder is None and not (folder / utils.BEST_WEIGHTS).exists():
+        return None
+    run = runs.read_run(folder, "decoder")
+    if run["feature_size"] != feature_size:
+        said = f"--decoder: expected a run on face features of {feature_size} numbers, found {run['feature_size']} in {folder}"
+        if options.decoder:
+            raise InputError(said)
+        print(f"evaluate: no decoded faces: {said}", file=sys.stderr)
+        return None
+    import decoder
 
-    path = folder / utils.BEST_WEIGHTS
-    if not path.exists():
-        raise InputError(f"{path}: expected the weights of a run, found no such file; let train.py end its first epoch")
-    encoder = model.build_encoder(run["encoder"], run["feature_size"], run["width"])
-    try:
-        model.load_weights(encoder, path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"{path}: expected weights of --encoder {run['encoder']}, width {run['width']}, {run['feature_size']} outputs, as "
-            f"options.json beside it says; {reason}"
-        ) from error
-    return encoder
+    network, centre = runs.load_decoder(folder, run), run["centre"]
+    return lambda features: decoder.decode(network, centre + options.exaggerate * (features - centre))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -344,7 +336,7 @@ def as_shown(numbers: np.ndarray, cosines: np.ndarray, images, own=lambda query,
     ]
 
 
-def draw_pictures(folder: Path, data: Path, heard: dict[str, Heard], rankings: dict, centre: np.ndarray, n_rows: int):
+def draw_pictures(folder: Path, data: Path, heard: dict[str, Heard], rankings: dict, centre: np.ndarray, n_rows: int, decode):
     """Draw the grids of unseen people, the ranks of all, and the map. Returns the pictures' paths."""
     paths = [folder / "ranks.png"]
     pictures.draw_ranks(paths[0], {PART_NAMES[part]: ranking.ranks for part, ranking in rankings.items()})
@@ -369,18 +361,24 @@ def draw_pictures(folder: Path, data: Path, heard: dict[str, Heard], rankings: d
             image,
             lambda query, face, of=queries: videos[of[query]] == videos[face],
         )
-        rows = [Query(Shown(image(n), f"rank {ranks[n]} of {len(ranks)}"), of_query) for n, of_query in zip(queries, found)]
+        columns = {"true face": [Shown(image(n), f"rank {ranks[n]} of {len(ranks)}") for n in queries]}
+        if decode:
+            for column, features in (("decoded from it", test.faces), ("decoded from\nthe voice", test.voices)):
+                columns[column] = [Shown(picture, "") for picture in decode(features[queries])]
+        rows = [Query(list(left), of_query) for *left, of_query in zip(*columns.values(), found)]
         shown = f"{len(queries)} of {len(all_queries)} such voices" if len(queries) < len(all_queries) else "all such voices"
         paths.append(folder / f"{name}.png")
-        pictures.draw_grid(paths[-1], f"{title}, among {len(ranks)}: {shown}", "true face", "retrieved from the voice", rows)
+        title = f"{title}, among {len(ranks)}: {shown}"
+        pictures.draw_grid(paths[-1], title, list(columns), "retrieved from the voice", rows)
     pitches = np.array([pictures.pitch(utils.load_spectrogram(data, clip)) for clip in test.clips])
     paths.append(folder / "map.png")
     pictures.draw_map(paths[-1], retrieval.normalise(voices), retrieval.normalise(faces), pitches)
     return paths
 
 
-def judge(options: Options, folder: Path, run: dict, data: Path, centre: np.ndarray) -> None:
+def judge(options: Options, folder: Path, run: dict, data: Path, decode) -> None:
     """Score a run: print the table, write it down, look for leaks, draw the pictures."""
+    centre = run["centre"]
     parts, learned = utils.split_clips(utils.ready_clips(data), run["seed"]), set(run["clips"]["train"])
     parts["train"] = [clip for clip in parts["train"] if clip in learned]
     if not parts["train"]:
@@ -388,7 +386,7 @@ def judge(options: Options, folder: Path, run: dict, data: Path, centre: np.ndar
 
     import pipeline
 
-    encoder = load_encoder(folder, run)
+    encoder = runs.load_encoder(folder, run)
     heard, rankings, rows, mean_face = {}, {}, {}, None
     for part, clips in parts.items():
         if len({utils.video_of(clip) for clip in clips}) < 2:
@@ -414,7 +412,7 @@ def judge(options: Options, folder: Path, run: dict, data: Path, centre: np.ndar
     print("\n".join(notes(rows)))
     for leak in found:
         print(f"LEAK? {leak}", file=sys.stderr)
-    for path in [folder / "results.md", *draw_pictures(folder, data, heard, rankings, centre, options.rows)]:
+    for path in [folder / "results.md", *draw_pictures(folder, data, heard, rankings, centre, options.rows, decode)]:
         print(path)
 
 
@@ -431,7 +429,7 @@ def hear(encoder, recording: np.ndarray, centre: np.ndarray) -> np.ndarray:
         centre: float32 (D,).
 
     Returns:
-        float32 (D,): the mean direction of the windows' features as seen from the centre, of length 1.
+        float32 (D,): the mean direction of the windows' features as seen from the centre, as long as they are on average.
     """
     import model
     from model import tf
@@ -441,7 +439,9 @@ def hear(encoder, recording: np.ndarray, centre: np.ndarray) -> np.ndarray:
     windows = [recording[start : start + CLIP_SAMPLES] for start in starts]
     listen = tf.function(model.waveform_encoder(encoder), reduce_retracing=True)
     features = np.concatenate([listen(np.stack(windows[i : i + 8])).numpy() for i in range(0, len(windows), 8)])
-    return retrieval.normalise(retrieval.normalise(features - centre).mean(axis=0, keepdims=True))[0]
+    lengths = np.linalg.norm(features - centre, axis=1)
+    direction = retrieval.normalise(retrieval.normalise(features - centre).mean(axis=0, keepdims=True))[0]
+    return direction * lengths.mean()
 
 
 def photo_features(paths: list[Path], feature_size: int, one_face: bool) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
@@ -484,8 +484,9 @@ def photo_features(paths: list[Path], feature_size: int, one_face: bool) -> tupl
     return names, np.asarray(features, np.float32), crops
 
 
-def answer(options: Options, folder: Path, run: dict, data: Path, centre: np.ndarray) -> None:
+def answer(options: Options, folder: Path, run: dict, data: Path, decode) -> None:
     """Say whose faces the recordings' voices are like: of the data, of a folder of photos, or which of two."""
+    centre = run["centre"]
     recordings = [media.read_recording(path) for path in options.audio]
     if options.gallery_faces or options.match:
         paths = list(options.match) or media.photos_under(options.gallery_faces)
@@ -500,7 +501,7 @@ def answer(options: Options, folder: Path, run: dict, data: Path, centre: np.nda
         def image(number):
             return media.read_face(data, names[number])
 
-    encoder = load_encoder(folder, run)
+    encoder = runs.load_encoder(folder, run)
     voices = np.stack([hear(encoder, recording, centre) for recording in recordings])
     numbers, cosines = retrieval.most_similar(voices, faces - centre, min(TOP, len(faces)))
     for path, of_voice, of_cosines in zip(options.audio, numbers, cosines):
@@ -512,20 +513,34 @@ def answer(options: Options, folder: Path, run: dict, data: Path, centre: np.nda
             print(f"{path}: the most similar of {len(names)} faces")
             for place, (number, cosine) in enumerate(zip(of_voice, of_cosines), 1):
                 print(f"  {place}  cosine {cosine:.3f}  {names[number]}")
-    rows = [Query(path.name, found) for path, found in zip(options.audio, as_shown(numbers, cosines, image))]
+    columns = {"recording": [recording.name for recording in options.audio]}
+    if decode:
+        faces_heard = decode(centre + voices)
+        columns["the face it hears"] = [Shown(picture, "") for picture in faces_heard]
+        for path, picture in zip(heard_paths(folder, options.audio), faces_heard):
+            utils.save_bytes(path, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+            print(path)
+    rows = [Query(list(left), found) for *left, found in zip(*columns.values(), as_shown(numbers, cosines, image))]
     path = folder / "audio.png"
-    pictures.draw_grid(path, f"the most similar of {len(names)} faces", "recording", "retrieved from the voice", rows)
+    pictures.draw_grid(path, f"the most similar of {len(names)} faces", list(columns), "retrieved from the voice", rows)
     print(path)
+
+
+def heard_paths(folder: Path, recordings) -> list[Path]:
+    """Return where the pictures of the faces heard in recordings go: heard/<name>.png; <name>-2 where names are equal."""
+    stems = [recording.stem for recording in recordings]
+    numbers = [stems[: place + 1].count(stem) for place, stem in enumerate(stems)]
+    return [folder / "heard" / f"{stem}{f'-{n}' if n > 1 else ''}.png" for stem, n in zip(stems, numbers)]
 
 
 @utils.reporting_errors
 def main(argv=None) -> int:
     options = utils.parse_options(Options, __doc__, argv)
     folder = utils.run_folder(options.run)
-    run = read_run(folder)
+    run = runs.read_run(folder)
     data = options.data or Path(run["data"])
-    centre = utils.load_array(folder / utils.CENTRE, np.float32, (run["feature_size"],))
-    (answer if options.audio else judge)(options, folder, run, data, centre)
+    decode = face_decoder(options, run["feature_size"])
+    (answer if options.audio else judge)(options, folder, run, data, decode)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Everything that TensorFlow computes of voices: spectrogram, voice encoders, losses, the training step.
+"""What TensorFlow computes of voices: spectrogram, voice encoders, losses, the training step.
 
 B is the batch size and T the number of frames: 598 for 6 s of speech, 259 (2.6 s) at least.
 """
@@ -303,6 +303,9 @@ def waveform_encoder(encoder: keras.Model) -> keras.Model:
 
 LAMBDA_1, LAMBDA_2 = 0.025, 200.0  # weights of l2 and distillation. Source: Oh et al., CVPR 2019, implementation details
 DISTILLATION_TEMPERATURE = 2.0  # same source
+# Of the third term. Differs from the paper, whose decoder has a scale of its own: here two people differ by 1 in the first
+# layer, and by 2 in l2, when their directions from the centre are independent; so the two terms are of the same size.
+DECODING_WEIGHT = 2 * LAMBDA_1
 CONTRASTIVE_TEMPERATURE = 0.1
 
 
@@ -352,7 +355,17 @@ def contrastive_loss(face, voice):
     return (surprise(voice, all_faces) + surprise(face, all_voices)) / 2
 
 
-def loss_function(name: str, centre: np.ndarray, load_fc8=None):
+def decoding_loss(face, voice, first_layer):
+    """Return || f_dec(v_f) - f_dec(v_s) ||_1, the sum over the first layer of the face decoder: the paper's third term.
+
+    Args:
+        face, voice: float32 (B, D).
+        first_layer: `decoder.first_layer`: function from float32 (B, D) to (B, anything).
+    """
+    return tf.reduce_sum(tf.abs(first_layer(face) - first_layer(voice)), axis=-1)
+
+
+def loss_function(name: str, centre: np.ndarray, load_fc8=None, first_layer=None):
     """Return one of LOSSES, by train.py's --loss.
 
     Args:
@@ -360,6 +373,7 @@ def loss_function(name: str, centre: np.ndarray, load_fc8=None):
         centre: float32 (D,); l2 and contrastive compare directions as seen from it: most of a face feature's length is the
             mean face, the same for everybody, and hides what tells people apart.
         load_fc8: `vggface.fc8`, which is called for total.
+        first_layer: total's third term is through it, see `decoding_loss`; without it there is none.
 
     Raises:
         InputError: if VGG-Face's weights are needed and cannot be had, or the features are not VGG-Face's.
@@ -377,8 +391,9 @@ def loss_function(name: str, centre: np.ndarray, load_fc8=None):
             )
         fc8 = load_fc8()
 
-        def total(face, voice):  # the paper's third term, through the face decoder's first layer, belongs here
-            return LAMBDA_1 * l2(face, voice) + LAMBDA_2 * distillation_loss(face, voice, fc8)
+        def total(face, voice):
+            of_both = LAMBDA_1 * l2(face, voice) + LAMBDA_2 * distillation_loss(face, voice, fc8)
+            return of_both + DECODING_WEIGHT * decoding_loss(face, voice, first_layer) if first_layer else of_both
 
         return total
     return {

@@ -57,25 +57,25 @@ class Shown:
 class Query:
     """A voice in a grid."""
 
-    true: Shown | str  # its true face, or what is written in its place
+    left: list[Shown | str]  # its true face, or what is written in its place, and what else stands there
     found: list[Shown]  # the most similar first
 
 
-def draw_grid(path: Path, title: str, left: str, right: str, queries: list[Query]) -> None:
+def draw_grid(path: Path, title: str, left: list[str], right: str, queries: list[Query]) -> None:
     """Draw what voices retrieve, as the slides do: the true face, then those found; ROWS queries a column at most.
 
     Args:
         path: PNG to write.
         title: of the picture.
-        left, right: what is written over the true faces and over those found.
+        left, right: what is written over each of the faces at the left, and over those found.
         queries: at least one.
     """
     pyplot = _pyplot()
     width, height = CELL
     n_columns = -(-len(queries) // ROWS)
     n_rows = -(-len(queries) // n_columns)
-    n_found = max(len(query.found) for query in queries)
-    column_width = (1 + n_found) * width + GAP
+    n_left, n_found = len(left), max(len(query.found) for query in queries)
+    column_width = (n_left + n_found) * width + GAP
     size = n_columns * column_width + (n_columns - 1) * COLUMN_GAP + 0.2, n_rows * height + TOP
     figure = pyplot.figure(figsize=size)
 
@@ -98,10 +98,12 @@ def draw_grid(path: Path, title: str, left: str, right: str, queries: list[Query
         x, y = 0.1 + column * (column_width + COLUMN_GAP), TOP + row * height
         if row == 0:
             top = 1 - (TOP - 0.12) / size[1]
-            figure.text((x + width / 2) / size[0], top, left, ha="center", fontsize=9)
-            figure.text((x + width + GAP + n_found * width / 2) / size[0], top, right, ha="center", fontsize=9)
-        show(x, y, query.true)
-        for place, shown in enumerate(query.found, 1):
+            titles = [(place * width + width / 2, text) for place, text in enumerate(left)]
+            for at, text in [*titles, (n_left * width + GAP + n_found * width / 2, right)]:
+                figure.text((x + at) / size[0], top, text, ha="center", va="bottom", fontsize=9)
+        for place, shown in enumerate(query.left):
+            show(x + place * width, y, shown)
+        for place, shown in enumerate(query.found, n_left):
             show(x + GAP + place * width, y, shown)
     figure.suptitle(title, fontsize=11, y=1 - 0.15 / size[1], va="top")
     _save(figure, path)

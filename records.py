@@ -251,7 +251,6 @@ def read_manifest(data: Path) -> pd.DataFrame:
             manifest_path(data),
             header=None,
             names=MANIFEST_COLUMNS,
-            usecols=["clip", *types],
             dtype=object,
             keep_default_na=False,
             quoting=csv.QUOTE_NONE,
@@ -261,7 +260,8 @@ def read_manifest(data: Path) -> pd.DataFrame:
             encoding_errors="replace",
         )
         for piece in reader:
-            piece.index = hash_names(piece.pop("clip"))
+            piece.index = hash_names(piece["clip"])
+            piece = piece[[*types]].copy()  # not by `usecols`: an older manifest may lack some
             for column, values in known.items():
                 piece[column] = pd.Categorical(piece[column].where(piece[column].isin(values), None), values)
             for column in SIZES:

@@ -1,9 +1,10 @@
-"""Train a voice encoder: spectrogram -> face feature.
+"""Train a voice encoder, spectrogram -> face feature, or a face decoder, face feature -> picture of the face.
 
 --encoder conv is the paper's, which learns to hear from nothing: for tens of thousands of clips and a GPU. --encoder speaker
-has learned to tell voices apart, and has to learn faces only: for hundreds of clips, in seconds.
+has learned to tell voices apart, and has to learn faces only: for hundreds of clips, in seconds. --model decoder learns from
+the portraits of clips or photos, in closed form: for hundreds of people, in a minute or two.
 
-Reads what preprocess.py wrote under --data, of the training and validation videos. Writes to checkpoints/<run>/
+Reads what preprocess.py wrote under --data, of the training and validation people. Writes to checkpoints/<run>/
 
     options.json       what the run was started with
     clips.json         the clips that it trains and validates on
@@ -14,8 +15,12 @@ Reads what preprocess.py wrote under --data, of the training and validation vide
     best.weights.h5    the weights of the epoch with the least loss on validation people; epoch 0 is the closed form's
     last.weights.h5    the last weights, and all that --resume needs to go on as if nothing had happened
 
+and of a decoder, instead of the last three but one, decoded.png: the faces of validation people beside what it makes of their
+features.
+
     python train.py
     python train.py --encoder speaker
+    python train.py --model decoder --data data/photos
 """
 
 import contextlib
@@ -28,27 +33,38 @@ import sys
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 from tqdm import tqdm
 
+import decoder_training
 import pictures
 import retrieval
+import runs
 import utils
+from runs import Progress
 from utils import MIN_SECONDS, InputError, check, option
 
 CENTRE_FACES = 10_000  # faces whose mean is the centre, at most
 VALIDATION_CLIPS = 5_000  # at most: what a longer validation adds is not worth its time
 FIT_CLIPS = 4096  # clips whose embeddings are in memory at a time
 RECALL_AT = (1, 5, 10)
-EPOCHS = {"conv": 30, "speaker": 0}  # for each --encoder
-LEARNING_RATE = {"conv": 1e-3, "speaker": 1e-5}
+RUN = {"voice": "base", "decoder": "decoder"}  # for each --model
+EPOCHS = {"conv": 30, "speaker": 0, "decoder": 0}  # for each --encoder, and for the decoder
+LEARNING_RATE = {"conv": 1e-3, "speaker": 1e-5, "decoder": 1e-5}
+# What --model decoder lacks.
+VOICE_OPTIONS = ("resume", "encoder", "loss", "decoder", "centre", "width", "whitening", "seconds", "mask_bins", "mask_frames")
+VOICE_OPTIONS += ("precision", "save_minutes")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     data: Path = option("folder that preprocess.py wrote", utils.DATA)
-    run: str = option("name of the run: its folder is checkpoints/<run>; or a path", "base")
+    model: str = option("what is trained: the voice encoder, or the face decoder", "voice", choices=tuple(RUN))
+    run: str | None = option(
+        f"name of the run: its folder is checkpoints/<run>; or a path (default: {RUN['voice']}; {RUN['decoder']} with --model "
+        "decoder)",
+        None,
+    )
     resume: bool = option("go on with the run from its last checkpoint, with its options; --epochs may be more", False)
     encoder: str = option(
         "conv: the paper's, from random weights; speaker: a pretrained network that tells voices apart, and regression from "
@@ -58,23 +74,27 @@ class Options:
     )
     loss: str = option(
         "l2: of the normalised features; l1: of the features as they are; total: the paper's, l2 and distillation through "
-        "VGG-Face's last layer; contrastive: of telling the step's faces apart",
+        "VGG-Face's last layer, and, with --decoder, through the face decoder's first one; contrastive: of telling the step's "
+        "faces apart",
         "l2",
         choices=("l1", "l2", "total", "contrastive"),
     )
+    decoder: str | None = option("with --loss total: run of --model decoder, for the third term", None, metavar="RUN")
     centre: str = option(
         "where l2, contrastive and retrieval see the features from: the training faces' mean, or zero, as in the paper",
         "mean",
         choices=("mean", "zero"),
     )
     epochs: int | None = option(
-        f"passes over the training clips (default: {EPOCHS['conv']}; {EPOCHS['speaker']} with --encoder speaker, the closed "
-        "form alone)",
+        f"passes over the training clips (default: {EPOCHS['conv']}; {EPOCHS['speaker']} with --encoder speaker and with "
+        "--model decoder, the closed form alone)",
         None,
     )
     batch_size: int = option("clips in a step, over all GPUs and machines together", 8)
     learning_rate: float | None = option(
-        f"of Adam, the highest (default: {LEARNING_RATE['conv']:g}; {LEARNING_RATE['speaker']:g} with --encoder speaker)", None
+        f"of Adam, the highest (default: {LEARNING_RATE['conv']:g}; {LEARNING_RATE['speaker']:g} with --encoder speaker and "
+        "with --model decoder)",
+        None,
     )
     schedule: str = option(
         "of the learning rate. cosine: up over the first 20th of the steps, down to 0; paper: times 0.95 every 10,000 steps",
@@ -86,7 +106,7 @@ class Options:
     whitening: float = option(
         "of the face features in speaker's regression, 0 to 1: how much the directions count in which faces differ little", 0.5
     )
-    clips: int | None = option("clips to train on, at most; of more, so many are drawn", None)
+    clips: int | None = option("clips, or faces, to train on, at most; of more, so many are drawn", None)
     seconds: float = option(
         f"length of the piece of each clip that a step hears, {MIN_SECONDS} to 6 s, drawn anew each time", 6.0
     )
@@ -101,10 +121,17 @@ class Options:
     seed: int = option("of the split, the first weights, the order of the clips and their pieces", 0)
 
     def __post_init__(self):
-        for name, defaults in (("epochs", EPOCHS), ("learning_rate", LEARNING_RATE)):
+        if self.model == "decoder":
+            for field in dataclasses.fields(self):
+                name, value = field.name.replace("_", "-"), getattr(self, field.name)
+                unused = field.name in VOICE_OPTIONS and value != field.default
+                check(not unused, f"--{name}: expected --model voice with it, found --model decoder")
+        kind = "decoder" if self.model == "decoder" else self.encoder
+        for name, default in (("run", RUN[self.model]), ("epochs", EPOCHS[kind]), ("learning_rate", LEARNING_RATE[kind])):
             if getattr(self, name) is None:
-                object.__setattr__(self, name, defaults[self.encoder])
-        least = 1 if self.encoder == "conv" else 0
+                object.__setattr__(self, name, default)
+        check(self.decoder is None or self.loss == "total", f"--decoder: expected --loss total with it, found {self.loss}")
+        least = 1 if kind == "conv" else 0
         check(self.epochs >= least, f"--epochs: expected at least {least}, found {self.epochs}")
         check(self.batch_size >= 1, f"--batch-size: expected at least 1, found {self.batch_size}")
         check(0 < self.learning_rate < math.inf, f"--learning-rate: expected more than 0, found {self.learning_rate}")
@@ -126,35 +153,7 @@ class Options:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# A run's folder.
-
-
-@dataclasses.dataclass
-class Progress:
-    """Where a run stands between two steps.
-
-    With the weights and the optimizer's state it is all that it takes to go on: every random draw is a function of seed,
-    epoch and clip.
-    """
-
-    step: int = 0  # steps done, over all epochs
-    loss_sum: float = 0.0  # of the present epoch's steps, and so are the next two
-    seconds: float = 0.0
-    waiting_seconds: float = 0.0  # of them, for clips
-    best_epoch: int = 0
-    best_loss: float = math.inf  # on validation people
-    history: list[dict] = dataclasses.field(default_factory=list)
-
-
-def set_aside(folder: Path) -> None:
-    """Move a folder that holds the weights of an earlier run to <folder>-1, or the next free number."""
-    if not (folder / utils.LAST_WEIGHTS).exists():
-        return
-    number = 1
-    while (kept := folder.with_name(f"{folder.name}-{number}")).exists():
-        number += 1
-    folder.rename(kept)
-    print(f"train: {folder} holds an earlier run, now kept as {kept}; --resume would go on with it", file=sys.stderr)
+# Going on with a run.
 
 
 def resumed(options: Options, given: set[str]) -> Options:
@@ -184,62 +183,6 @@ def resumed(options: Options, given: set[str]) -> Options:
                 f"{getattr(options, name)}; leave it out to go on with the run, or leave out --resume to start another"
             )
     return dataclasses.replace(saved, **{"data": Path(saved.data), **{name: getattr(options, name) for name in free}})
-
-
-def save_weights(path: Path, encoder, state=(), progress: Progress | None = None) -> None:
-    """Write the encoder's weights as Keras does; for a checkpoint, with the rest of the training beside them in the same file.
-
-    Args:
-        path: the file.
-        encoder: the model.
-        state: what else there is, Keras variables.
-        progress: where the run stands.
-
-    Raises:
-        OSError: if it cannot be written; the earlier file is still there then.
-    """
-    variables = [*encoder.weights, *state]
-    size = sum(4 * math.prod(variable.shape) for variable in variables) + 4096 * len(variables)
-    try:
-        with utils.replacing(path) as temporary:
-            if hasattr(os, "posix_fallocate"):  # HDF5 may crash on a full disk; this says so before
-                with open(temporary, "wb") as file:
-                    os.posix_fallocate(file.fileno(), 0, size)
-            encoder.save_weights(temporary)
-            if progress is not None:
-                with h5py.File(temporary, "a") as file:
-                    training = file.create_group("training")
-                    training["progress"] = json.dumps(dataclasses.asdict(progress))
-                    for number, variable in enumerate(state):
-                        training[f"state/{number:04}"] = variable.numpy()
-    except (OSError, RuntimeError) as error:  # h5py's may be either
-        reason = str(error).splitlines()[0]
-        raise OSError(
-            f"{path}: could not be written ({reason}); what was there is unharmed; make room, then --resume"
-        ) from error
-
-
-def load_checkpoint(path: Path, encoder, state: list) -> Progress:
-    """Read what `save_weights` wrote as a checkpoint into the encoder and the variables of `state`.
-
-    Raises:
-        InputError: if it does not fit.
-    """
-    import model
-
-    try:
-        model.load_weights(encoder, path)
-        with h5py.File(path) as file:
-            saved = [array[...] for _, array in sorted(file["training/state"].items())]
-            progress = Progress(**json.loads(file["training/progress"][()]))
-        if [array.shape for array in saved] != [tuple(variable.shape) for variable in state]:
-            raise ValueError("another optimizer's state")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise InputError(f"{path}: expected the checkpoint of this run, found something else ({reason})") from error
-    for variable, array in zip(state, saved):
-        variable.assign(array)
-    return progress
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -434,7 +377,7 @@ def write_epoch(folder: Path, history: list[dict]) -> None:
     """Write history.jsonl and curves.png, and the last epoch for TensorBoard."""
     from model import tf
 
-    with utils.replacing(folder / "history.jsonl") as temporary:
+    with utils.replacing(folder / utils.HISTORY) as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
     pictures.draw_curves(folder / "curves.png", history)
     last = history[-1]
@@ -462,16 +405,17 @@ def choose_clips(options: Options) -> tuple[dict[str, list[str]], int]:
     return chosen, utils.feature_size_of(options.data, clips["train"][0])
 
 
-def read_run(folder: Path) -> tuple[dict[str, list[str]], np.ndarray]:
-    """Read what a run was started with: its clips, as of `choose_clips`, and its centre, float32 (D,). Raises InputError."""
-    try:
-        clips = json.loads((folder / utils.CLIPS).read_text(encoding="utf-8"))
-        feature_size = json.loads((folder / utils.OPTIONS).read_text(encoding="utf-8"))["feature_size"]
-        return {part: clips[part] for part in ("train", "val")}, utils.load_array(
-            folder / utils.CENTRE, np.float32, (feature_size,)
+def first_layer(run: str, feature_size: int):
+    """Read the first layer of a run of --model decoder, for `model.loss_function`. Raises InputError."""
+    folder = utils.run_folder(run)
+    found = runs.read_run(folder, "decoder")
+    if found["feature_size"] != feature_size:
+        raise InputError(
+            f"--decoder: expected a run on face features of {feature_size} numbers, found {found['feature_size']} in {folder}"
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: expected all files of a run, found {error!r}; start it anew without --resume") from error
+    import decoder
+
+    return decoder.first_layer(runs.load_decoder(folder, found))
 
 
 def build(options: Options, centre: np.ndarray, n_steps: int):
@@ -492,7 +436,7 @@ def build(options: Options, centre: np.ndarray, n_steps: int):
     encoder = model.build_encoder(options.encoder, len(centre), options.width)
     if options.encoder == "conv":
         encoder.get_layer("fc2").bias.assign(centre)  # the mean face is the first guess
-    loss = model.loss_function(options.loss, centre, vggface.fc8)
+    loss = model.loss_function(options.loss, centre, vggface.fc8, options.decoder and first_layer(options.decoder, len(centre)))
     optimizer = model.adam(encoder, options.schedule, options.learning_rate, n_steps, options.weight_decay)
     loss_scale = model.LossScale() if options.precision == "mixed_float16" else None
     step = model.training_step(encoder, optimizer, loss, options.batch_size, loss_scale)
@@ -520,10 +464,10 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
     encoder, state, loss, optimizer, step = build(options, centre, last_step)
     checkpoint, progress = folder / utils.LAST_WEIGHTS, Progress()
     if options.resume:
-        progress = load_checkpoint(checkpoint, encoder, state)
+        progress = runs.load_checkpoint(checkpoint, encoder, state)
         print(f"train: goes on after step {progress.step} of {last_step}", file=sys.stderr)
     elif chief:
-        set_aside(folder)
+        runs.set_aside(folder)
         feature_size = {"feature_size": len(centre)}
         utils.save_array(folder / utils.CENTRE, centre)
         utils.write_json(folder / utils.CLIPS, clips)
@@ -531,7 +475,7 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
 
     def save():
         if chief:
-            save_weights(checkpoint, encoder, state, progress)
+            runs.save_weights(checkpoint, encoder, state, progress)
 
     def end_epoch():
         if chief:
@@ -539,7 +483,7 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
             record = record_of_epoch(progress, n_steps, n_steps * options.batch_size, float(optimizer.learning_rate), scores)
             if record["val_loss"] < progress.best_loss:
                 progress.best_epoch, progress.best_loss = record["epoch"], record["val_loss"]
-                save_weights(folder / utils.BEST_WEIGHTS, encoder)
+                runs.save_weights(folder / utils.BEST_WEIGHTS, encoder)
             save()
             write_epoch(folder, progress.history)
             print(line_of_epoch(record, options.epochs), flush=True)
@@ -569,9 +513,13 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
 def main(argv=None) -> int:
     options = utils.parse_options(Options, __doc__, argv)
     folder = utils.run_folder(options.run)
+    if options.model == "decoder":
+        decoder_training.train(options, folder)
+        return 0
     if options.resume:
         options = resumed(options, utils.options_given(argv))
-        clips, centre = read_run(folder)
+        run = runs.read_run(folder)
+        clips, centre = run["clips"], run["centre"]
     else:
         clips, feature_size = choose_clips(options)
         centre = np.zeros(feature_size, np.float32)

@@ -46,7 +46,7 @@ SPLIT = {"train": 0.8, "val": 0.1, "test": 0.1}
 DATA = Path("data")
 CHECKPOINTS = Path("checkpoints")
 # In a run's folder.
-OPTIONS, CLIPS, CENTRE = "options.json", "clips.json", "centre.pkl"
+OPTIONS, CLIPS, CENTRE, HISTORY = "options.json", "clips.json", "centre.pkl", "history.jsonl"
 BEST_WEIGHTS, LAST_WEIGHTS = "best.weights.h5", "last.weights.h5"
 
 

@@ -16,6 +16,8 @@ import h5py
 from model import keras, tf
 from utils import FACE_SIZE, FEATURE_SIZE, InputError, replacing
 
+MEAN_BGR = (93.5940, 104.7624, 129.1863)  # of VGG-Face's training faces, as keras-vggface subtracts it
+
 
 @contextlib.contextmanager
 def _keras_2():
@@ -143,6 +145,24 @@ def fc8():
         if kernel.shape != (FEATURE_SIZE["vggface"], bias.shape[0]):
             raise ValueError(f"fc8 of shape {kernel.shape}")
     return lambda feature: tf.matmul(feature, kernel) + bias
+
+
+def picture_network():
+    """Build VGG-Face as a differentiable function of pictures.
+
+    Returns:
+        A function from float32 (B, height, width, 3), RGB, 0 to 255, of any size, to float32 (B, 4096), fc7 before its ReLU.
+
+    Raises:
+        InputError: as `network`.
+    """
+    see = network()
+
+    def embed(pictures):
+        pictures = tf.image.resize(pictures, (FACE_SIZE, FACE_SIZE))
+        return see(pictures[..., ::-1] - MEAN_BGR, training=False)
+
+    return embed
 
 
 def face_embedder():

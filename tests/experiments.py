@@ -36,16 +36,16 @@ KS = (1, 5, 10)
 
 def hear_test_people(folder: Path):
     """Rank the test people of a run. Returns the retrieval.Ranking, and their videos."""
-    import evaluate
     import pipeline
     import retrieval
+    import runs
     import utils
 
-    run = evaluate.read_run(folder)
+    run = runs.read_run(folder)
     data, size = Path(run["data"]), run["feature_size"]
     clips = utils.split_clips(utils.ready_clips(data), run["seed"])["test"]
     centre = utils.load_array(folder / utils.CENTRE, np.float32, (size,))
-    voices, faces = pipeline.predict_features(evaluate.load_encoder(folder, run), data, clips, size, 8)
+    voices, faces = pipeline.predict_features(runs.load_encoder(folder, run), data, clips, size, 8)
     videos = [utils.video_of(clip) for clip in clips]
     return retrieval.rank(voices - centre, faces - centre, videos), videos
 
@@ -92,14 +92,14 @@ def ears(options) -> None:
 
 def split(options) -> None:
     """Score one encoder on people that it never met, and on the end of `list(set(ids))`, as the slides' project does."""
-    import evaluate
     import model
     import pipeline
     import retrieval
+    import runs
     import utils
 
     folder = utils.run_folder(options.run)
-    run = evaluate.read_run(folder)
+    run = runs.read_run(folder)
     data, size = Path(run["data"]), run["feature_size"]
     centre = utils.load_array(folder / utils.CENTRE, np.float32, (size,))
     encoder = model.build_encoder(run["encoder"], size, run["width"])

@@ -11,6 +11,7 @@ from conftest import ffmpeg
 import evaluate
 import media
 import retrieval
+import runs
 import train
 import utils
 
@@ -91,7 +92,7 @@ def test_results_are_ready_to_paste(evaluated, run):
 
 def test_three_seconds_are_the_first_ones(evaluated, run, demo_data):
     clips = utils.split_clips(utils.ready_clips(demo_data), 0)["test"]
-    encoder = evaluate.load_encoder(run, evaluate.read_run(run))
+    encoder = runs.load_encoder(run, runs.read_run(run))
     short = np.stack([utils.load_spectrogram(demo_data, clip)[:298] for clip in clips]).astype(np.float32)
     faces = np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips])
     expected = retrieval.feature_similarity(encoder(short).numpy(), faces)
@@ -217,7 +218,7 @@ def test_whose_face_a_recording_is_like(run, demo_data, voice, capsys):
     clips = utils.ready_clips(demo_data)
     assert lines[0] == f"{voice}: the most similar of {len(clips)} faces" and lines[:6] == lines[6:12]
     centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
-    direction = evaluate.hear(evaluate.load_encoder(run, evaluate.read_run(run)), media.read_recording(voice), centre)
+    direction = evaluate.hear(runs.load_encoder(run, runs.read_run(run)), media.read_recording(voice), centre)
     faces = retrieval.normalise(np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
     best = np.argsort(-(faces @ direction))[:5]
     expected = [f"  {place}  cosine {faces[n] @ direction:.3f}  {clips[n]}" for place, n in enumerate(best, 1)]
@@ -227,7 +228,7 @@ def test_whose_face_a_recording_is_like(run, demo_data, voice, capsys):
 
 def test_a_recording_is_heard_as_its_clip_was(run, demo_data, voice):
     """The same voice through AAC, without its pauses: nearly what the clip's spectrogram gives."""
-    encoder = evaluate.load_encoder(run, evaluate.read_run(run))
+    encoder = runs.load_encoder(run, runs.read_run(run))
     centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
     clip = utils.ready_clips(demo_data)[0]
     of_clip = encoder(utils.load_spectrogram(demo_data, clip)[None].astype(np.float32)).numpy() - centre
@@ -245,7 +246,7 @@ def test_the_speaker_encoder_is_judged_and_asked_as_the_other(demo_data, voice, 
     assert evaluate.main(["--run", str(run), "--audio", str(voice)]) == 0
     found = capsys.readouterr().out.splitlines()[1:6]
     encoder, centre = (
-        evaluate.load_encoder(run, evaluate.read_run(run)),
+        runs.load_encoder(run, runs.read_run(run)),
         utils.load_array(run / "centre.pkl", np.float32, (128,)),
     )
     clips = utils.ready_clips(demo_data)
@@ -256,7 +257,7 @@ def test_the_speaker_encoder_is_judged_and_asked_as_the_other(demo_data, voice, 
 
 
 def test_a_long_recording_is_averaged_over_windows(run, rng):
-    encoder = evaluate.load_encoder(run, evaluate.read_run(run))
+    encoder = runs.load_encoder(run, runs.read_run(run))
     centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
     long = 0.1 * rng.normal(size=13 * 16000).astype(np.float32)
     starts = (0, 3 * 16000, 6 * 16000, 7 * 16000)

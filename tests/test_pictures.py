@@ -26,7 +26,7 @@ def place_of(picture, colour):
 def test_a_grid_shows_true_and_retrieved_faces(tmp_path):
     """Faces are plain colours, so that the picture can be read back."""
     found = [Shown(plain(n), f"cosine {n}", n == 0) for n in (1, 0, 2, 3, 4)]
-    pictures.draw_grid(tmp_path / "grid.png", "a title", "true face", "found", [Query(Shown(plain(0), "rank 2"), found)])
+    pictures.draw_grid(tmp_path / "grid.png", "a title", ["true face"], "found", [Query([Shown(plain(0), "rank 2")], found)])
     picture = read(tmp_path / "grid.png")
     columns = [place_of(picture, COLOURS[n])[1] for n in (1, 2, 3, 4)]
     assert columns == sorted(columns)
@@ -38,9 +38,9 @@ def test_a_grid_shows_true_and_retrieved_faces(tmp_path):
 
 
 def test_many_queries_stand_in_columns(tmp_path):
-    queries = [Query(f"recording {n}", [Shown(plain(n % 6), "")]) for n in range(8)]
-    pictures.draw_grid(tmp_path / "few.png", "", "", "", queries[:4])
-    pictures.draw_grid(tmp_path / "many.png", "", "", "", queries)
+    queries = [Query([f"recording {n}"], [Shown(plain(n % 6), "")]) for n in range(8)]
+    pictures.draw_grid(tmp_path / "few.png", "", [""], "", queries[:4])
+    pictures.draw_grid(tmp_path / "many.png", "", [""], "", queries)
     few, many = read(tmp_path / "few.png"), read(tmp_path / "many.png")
     assert few.shape[0] == many.shape[0] and many.shape[1] > 1.9 * few.shape[1]
     left, right = many[:, : few.shape[1]], many[:, few.shape[1] :]

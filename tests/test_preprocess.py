@@ -26,6 +26,7 @@ import preprocess
 import records
 import utils
 import vggface
+import workers
 from utils import InputError
 
 
@@ -40,9 +41,12 @@ def statuses(data):
     return {clip: line["status"] for clip, line in lines_of(data).items()}
 
 
+FOLDERS = {"spectrograms": "pkl", "embeddings": "pkl", "faces": "jpg", "portraits": "jpg", "landmarks": "pkl"}
+
+
 def contents(data):
     """Return the bytes of all feature files, by relative path."""
-    files = [path for folder in ("spectrograms", "embeddings", "faces") for path in (data / folder).iterdir()]
+    files = [path for folder in FOLDERS for path in (data / folder).iterdir()]
     return {str(path.relative_to(data)): path.read_bytes() for path in files}
 
 
@@ -157,10 +161,8 @@ def test_the_manifest_tells_how_a_clip_was_made(demo_data, demo_clips):
         assert left < row.x * 640 < right and top < row.y * 360 < bottom
         assert int(line["face_pixels"]) == bottom - top >= media.SMALLEST_FACE
         assert 2 < float(line["speech_seconds"]) <= min(6, row.end - row.start) + 0.05
-        sizes = [
-            path(demo_data, row.clip).stat().st_size for path in (utils.spectrogram_path, utils.embedding_path, utils.face_path)
-        ]
-        assert [int(line[column]) for column in records.SIZES] == sizes
+        sizes = [path(demo_data, row.clip).stat().st_size for path in records.FILES.values()]
+        assert len(sizes) == 5 and [int(line[column]) for column in records.SIZES] == sizes
 
 
 def test_a_second_run_does_only_what_is_missing(demo_data, demo_clips, tmp_path, capsys):
@@ -171,11 +173,12 @@ def test_a_second_run_does_only_what_is_missing(demo_data, demo_clips, tmp_path,
     before = {path: path.stat().st_mtime_ns for path in (data / "spectrograms").iterdir()}
     utils.spectrogram_path(data, clips[0]).unlink()
     utils.embedding_path(data, clips[1]).write_bytes(b"broken")
+    utils.landmarks_path(data, clips[2]).unlink()
     capsys.readouterr()
     assert run_preprocess(demo_clips, data, "--limit", 7, "--face-model", "dlib") == 0
-    assert "7 rows, 7 clips ready (4 of them before), 0 skipped" in capsys.readouterr().out
+    assert "7 rows, 7 clips ready (3 of them before), 0 skipped" in capsys.readouterr().out
     kept = [path for path, when in before.items() if path.stat().st_mtime_ns == when]
-    assert len(kept) == 4
+    assert len(kept) == 3
     whole = contents(demo_data)
     assert all(whole[name] == content for name, content in contents(data).items())  # as of any other run
 
@@ -276,7 +279,7 @@ def test_a_bot_check_stops_the_run_and_says_what_to_do(mirror, tmp_path, capsys,
         return {segment.path: fetch.Failure(reason, "Sign in to confirm you're not a bot") for segment in segments}
 
     monkeypatch.setattr(fetch, "fetch", session)
-    monkeypatch.setattr(preprocess, "start_pool", lambda workers: concurrent.futures.ThreadPoolExecutor(1))
+    monkeypatch.setattr(workers, "start_pool", lambda workers: concurrent.futures.ThreadPoolExecutor(1))
     path = write_csv(tmp_path / "a.csv", *((f"v{i}", 1, 4, 0.5, 0.5) for i in range(100)))
     assert fetch_and_preprocess(mirror, path, tmp_path / "data", "--workers", 1) == 1
     shown = capsys.readouterr()
@@ -356,9 +359,11 @@ def test_files_do_not_depend_on_the_others_in_a_batch(rng, tmp_path):
     extracts = [
         preprocess.Extract(
             records.Line(f"a_{i}", "ready"),
-            rng.integers(-9000, 9000, 60_000 + 7000 * i, dtype=np.int16),
             rng.integers(0, 256, (224, 224, 3), dtype=np.uint8),
+            rng.integers(0, 256, (200 + i, 240, 3), dtype=np.uint8),
+            rng.uniform(0, 200, (68, 2)).astype(np.float32),
             None,
+            rng.integers(-9000, 9000, 60_000 + 7000 * i, dtype=np.int16),
         )
         for i in range(4)
     ]
@@ -385,7 +390,7 @@ def test_workers_never_import_tensorflow(demo_clips):
     manner = fetch.Manner("{}", 0, None, None, None)
     work = preprocess.Work(demo_clips / "videos", "hog", "dlib", manner)
     rows, _ = sound_rows(demo_clips / "avspeech_demo.csv", 1)
-    with preprocess.start_pool(1) as pool:
+    with workers.start_pool(1) as pool:
         (extract,), busy = pool.submit(preprocess.extract, rows, work).result()
         modules = pool.submit(eval, "set(__import__('sys').modules)").result()
     assert extract.line.clip == rows[0].clip and extract.embedding.shape == (128,)
@@ -410,7 +415,7 @@ def test_no_more_than_the_window_is_under_way():
             taken.append(i)
             yield [i]
 
-    results = preprocess.in_parallel(Pool, lambda items: items[0] ** 2, items(), window=3)
+    results = workers.in_parallel(Pool, lambda items: items[0] ** 2, items(), window=3)
     first = next(results)
     assert len(taken) == 3
     assert sorted([first, *results]) == [([i], i * i) for i in range(20)]
@@ -419,7 +424,7 @@ def test_no_more_than_the_window_is_under_way():
 def test_dead_processes_lose_nothing_but_what_kills_them(tmp_path):
     tasks = [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(6)]
     function = functools.partial(die_of, deadly=(7,), folder=tmp_path)
-    done = list(preprocess.in_parallel(functools.partial(preprocess.start_pool, 2), function, tasks, 3))
+    done = list(workers.in_parallel(functools.partial(workers.start_pool, 2), function, tasks, 3))
     results = {item: result and result[i] for task, result in done for i, item in enumerate(task)}
     assert results == {item: None if item == 7 else 2 * item for item in range(18)}
     assert sum(len(task) for task, _ in done) == 18
@@ -428,7 +433,7 @@ def test_dead_processes_lose_nothing_but_what_kills_them(tmp_path):
 
 def test_errors_of_our_own_are_not_swallowed():
     with pytest.raises(ZeroDivisionError):
-        list(preprocess.in_parallel(functools.partial(concurrent.futures.ThreadPoolExecutor, 1), lambda _: 1 // 0, [[1]], 2))
+        list(workers.in_parallel(functools.partial(concurrent.futures.ThreadPoolExecutor, 1), lambda _: 1 // 0, [[1]], 2))
 
 
 def test_a_worker_killed_half_way_loses_nothing(demo_data, demo_clips, tmp_path):
@@ -436,9 +441,9 @@ def test_a_worker_killed_half_way_loses_nothing(demo_data, demo_clips, tmp_path)
     command += ["--videos", demo_clips / "videos", "--face-model", "dlib"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     wait_for(lambda: len(list(tmp_path.glob("spectrograms/*"))) >= 5)
-    workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
-    assert len(workers) == 2
-    workers[0].kill()
+    children = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    assert len(children) == 2
+    children[0].kill()
     assert process.communicate(timeout=120)[0].startswith("preprocess: 30 rows, 30 clips ready (0 of them before), 0 skipped")
     assert contents(tmp_path) == contents(demo_data)
 
@@ -460,23 +465,23 @@ def dask_cluster(tmp_path):
     wait_for(port_file.exists)
     worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", port_file, "--nthreads", "1"]
     worker += ["--no-dashboard", "--no-nanny", "--local-directory", tmp_path]
-    workers = [subprocess.Popen(worker, stdout=logs, stderr=logs, cwd=tmp_path) for _ in range(2)]
-    yield json.loads(port_file.read_text())["address"], workers, scheduler
-    for process in (*workers, scheduler):
+    processes = [subprocess.Popen(worker, stdout=logs, stderr=logs, cwd=tmp_path) for _ in range(2)]
+    yield json.loads(port_file.read_text())["address"], processes, scheduler
+    for process in (*processes, scheduler):
         process.kill()
         process.wait()
     logs.close()
 
 
 def test_a_dask_cluster_does_the_same_and_survives_the_loss_of_a_worker(dask_cluster, demo_data, demo_clips, tmp_path):
-    address, workers, _ = dask_cluster
+    address, processes, _ = dask_cluster
     data = tmp_path / "data"
     command = [sys.executable, ROOT / "preprocess.py", "--csv", demo_clips / "avspeech_demo.csv", "--data", data]
     command += ["--videos", demo_clips / "videos", "--face-model", "dlib", "--scheduler", address]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(list(data.glob("spectrograms/*"))) >= 3)
     assert not [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
-    workers[0].kill()
+    processes[0].kill()
     out, err = process.communicate(timeout=120)
     assert out.startswith("preprocess: 30 rows, 30 clips ready (0 of them before), 0 skipped"), err
     assert contents(data) == contents(demo_data)
@@ -497,7 +502,7 @@ def test_the_loss_of_the_scheduler_is_told_in_a_line(dask_cluster, tmp_path):
 
 
 def test_no_scheduler_is_told_in_a_line(demo_clips, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(preprocess, "SCHEDULER_SECONDS", 1)
+    monkeypatch.setattr(workers, "SCHEDULER_SECONDS", 1)
     assert run_preprocess(demo_clips, tmp_path / "data", "--face-model", "dlib", "--scheduler", "tcp://127.0.0.1:9") == 1
     assert (
         "error: --scheduler: expected a Dask scheduler with workers at tcp://127.0.0.1:9"
@@ -543,6 +548,6 @@ def test_a_run_killed_at_twenty_random_moments_ends_as_an_undisturbed_one(demo_d
     assert contents(data) == {
         f"{folder}/{clip}.{ending}": undisturbed[f"{folder}/{source}.{ending}"]
         for clip, source in aliases.items()
-        for folder, ending in (("spectrograms", "pkl"), ("embeddings", "pkl"), ("faces", "jpg"))
+        for folder, ending in FOLDERS.items()
     }
     assert set(statuses(data).values()) == {"ready"} and len(statuses(data)) == len(rows)

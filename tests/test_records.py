@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT, sound_rows, write_csv
 
 import media
-import preprocess
 import records
+import workers
 
 # ---------------------------------------------------------------- the csv
 
@@ -123,20 +123,27 @@ def test_every_video_is_in_one_shard():
 
 def test_lines_come_back_the_last_one_of_a_clip(tmp_path):
     first = records.Line("a_1", "network", 'said "x, y"\r\nand more\0', "dlib", "hog")
-    ready = records.Line("a_1", "ready", "", "dlib", "hog", 0, 1, 2, 3, 4, 5, 5.5, 614910, 663, 9000)
+    ready = records.Line("a_1", "ready", "", "dlib", "hog", 0, 1, 2, 3, 4, 5, 5.5, 614910, 663, 9000, 15000, 697)
     records.append_lines(tmp_path, [first, records.Line("b_1", "no-face", "", "dlib", "hog")])
     records.append_lines(tmp_path, [ready])
     assert (tmp_path / "manifest.csv").read_text().splitlines() == [
         ",".join(records.MANIFEST_COLUMNS),
-        "a_1,network,said x y and more ,dlib,hog" + "," * 10,
-        "b_1,no-face,,dlib,hog" + "," * 10,
-        "a_1,ready,,dlib,hog,0,1,2,3,4,5,5.5,614910,663,9000",
+        "a_1,network,said x y and more ,dlib,hog" + "," * 12,
+        "b_1,no-face,,dlib,hog" + "," * 12,
+        "a_1,ready,,dlib,hog,0,1,2,3,4,5,5.5,614910,663,9000,15000,697",
     ]
     manifest = records.read_manifest(tmp_path)
     assert len(manifest) == 3  # with the header, which is the line of no clip
     known = manifest.reindex(records.hash_names(["b_1", "a_1", "c_1"]))
     assert known.status.tolist()[:2] == ["no-face", "ready"] and pd.isna(known.status.iloc[2])
-    assert known[[*records.SIZES]].iloc[1].tolist() == [614910, 663, 9000]
+    assert known[[*records.SIZES]].iloc[1].tolist() == [614910, 663, 9000, 15000, 697]
+
+
+def test_a_manifest_of_fewer_columns_is_read(tmp_path):
+    """Its clips lack the files that came later, and are not ready."""
+    (tmp_path / "manifest.csv").write_text("clip,status,detail,face_model\na_1,ready,,dlib\nb_1,no-face,,dlib\n")
+    known = records.read_manifest(tmp_path).reindex(records.hash_names(["a_1", "b_1"]))
+    assert known.status.tolist() == ["ready", "no-face"] and known[[*records.SIZES]].isna().all(axis=None)
 
 
 def test_without_a_manifest_nothing_is_known(tmp_path):
@@ -144,7 +151,7 @@ def test_without_a_manifest_nothing_is_known(tmp_path):
 
 
 def test_a_manifest_cut_at_any_byte_is_read_and_goes_on(tmp_path):
-    records.append_lines(tmp_path, [records.Line(f"clip_{i}", "ready", "", "dlib", "hog", 0, *range(8)) for i in range(3)])
+    records.append_lines(tmp_path, [records.Line(f"clip_{i}", "ready", "", "dlib", "hog", 0, *range(11)) for i in range(3)])
     whole = (tmp_path / "manifest.csv").read_bytes()
     names = records.hash_names([f"clip_{i}" for i in range(5)])
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
@@ -161,7 +168,7 @@ def test_a_manifest_cut_at_any_byte_is_read_and_goes_on(tmp_path):
 
 def test_many_processes_append_whole_lines(tmp_path):
     lines = [[records.Line(f"clip_{i}", "ready", "x" * 200)] for i in range(400)]
-    with preprocess.start_pool(2) as pool:
+    with workers.start_pool(2) as pool:
         list(pool.map(functools.partial(records.append_lines, tmp_path), lines))
     written = (tmp_path / "manifest.csv").read_text().splitlines()
     assert sorted(line.split(",")[0] for line in written) == sorted(["clip", *(f"clip_{i}" for i in range(400))])

@@ -18,6 +18,7 @@ from conftest import ROOT
 import model
 import pipeline
 import retrieval
+import runs
 import speaker
 import train
 import utils
@@ -334,7 +335,7 @@ def test_pieces_of_a_clip():
 def test_an_earlier_run_is_kept(tmp_path, capsys):
     run = tmp_path / "run"
     for number in range(3):
-        train.set_aside(run)
+        runs.set_aside(run)
         run.mkdir()
         (run / utils.LAST_WEIGHTS).write_text(f"run {number}")
     assert f"{run} holds an earlier run, now kept as {run}-2" in capsys.readouterr().err
@@ -499,6 +500,6 @@ def test_a_full_disk_is_told_and_harms_nothing(tiny_run, demo_data, tmp_path, ca
         assert run_train(demo_data, run, "--resume", "--epochs", 5, "--save-minutes", 0) == 1
     assert f"{run / utils.LAST_WEIGHTS}: could not be written" in error_of(capsys)
     with files_of_at_most(500_000), pytest.raises(OSError, match=r"best\.weights\.h5: could not be written .*File too large"):
-        train.save_weights(run / utils.BEST_WEIGHTS, model.voice_encoder(128, 0.03))
+        runs.save_weights(run / utils.BEST_WEIGHTS, model.voice_encoder(128, 0.03))
     assert {name: (run / name).read_bytes() for name in before} == before
     assert not list(run.glob(".part-*"))

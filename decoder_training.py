@@ -1,0 +1,180 @@
+"""The training of the face decoder, train.py --model decoder: portraits of preprocess.py -> textures -> statistics -> weights.
+
+M is the numbers of half a texture, C those of the conditions; see `canonical`.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import canonical
+import media
+import pictures
+import runs
+import utils
+import workers
+from utils import InputError
+
+MOST_FACES, VALIDATION_FACES = 20_000, 1000  # at most: 74 kB of memory each
+LEAST_FACES = 20  # people to learn from
+SHOWN_FACES = 24  # in decoded.png
+
+
+@dataclasses.dataclass(frozen=True)
+class Faces:
+    """Faces for the decoder. N of them, D numbers in a feature; the rest as of `canonical.texture_of`."""
+
+    names: list[str]
+    features: np.ndarray  # float32 (N, D)
+    halves: np.ndarray  # uint8 (N, M)
+    shapes: np.ndarray  # float32 (N, 68, 2)
+    conditions: np.ndarray  # float64 (N, C)
+
+
+def read_faces(data: Path, names: list[str], feature_size: int, reference: np.ndarray, pool) -> Faces:
+    """Make the textures of clips or photos, in the processes of a pool. Raises FileNotFoundError, InputError."""
+    features = np.stack([utils.load_embedding(data, name, feature_size) for name in names])
+    prepare = functools.partial(canonical.texture_of_file, data=data, reference=reference)
+    made = tqdm(pool.map(prepare, names, chunksize=8), "textures", len(names), unit="face", leave=False, disable=None)
+    halves = np.empty((len(names), canonical.SIDE * canonical.SIDE // 2 * 4), np.uint8)
+    shapes, conditions = [], []
+    for half_row, (half, shape, condition) in zip(halves, made):
+        half_row[:] = half
+        shapes.append(shape)
+        conditions.append(condition)
+    return Faces(names, features, halves, np.stack(shapes), np.stack(conditions))
+
+
+def choose_faces(options) -> dict[str, list[str]]:
+    """Find the faces to learn from, "train", and to validate on, "val". Raises InputError if there are too few."""
+    names = utils.split_clips(utils.ready_faces(options.data), options.seed)
+    most = {"train": options.clips or MOST_FACES, "val": VALIDATION_FACES}
+    chosen = {part: utils.draw_clips(names[part], n, options.seed) for part, n in most.items()}
+    n_train, n_val = (len({utils.video_of(name) for name in chosen[part]}) for part in ("train", "val"))
+    if n_train < LEAST_FACES or n_val < 2:
+        raise InputError(
+            f"{options.data}: expected faces of at least {LEAST_FACES} people to learn from and of two to validate on, found "
+            f"{n_train} and {n_val}; make more ready with preprocess.py, --csv or --faces"
+        )
+    return chosen
+
+
+def validate_decoder(network, score, statistics: canonical.Statistics, faces: Faces, batch_size: int) -> dict:
+    """Score a decoder on validation people, and beside it the mean face. Returns what history.jsonl says of them."""
+    halves, shapes = statistics.targets(faces.halves, faces.shapes, faces.conditions)
+
+    def mean_score(features):
+        starts = range(0, len(features), batch_size)
+        return np.mean(
+            [score(*(array[i : i + batch_size] for array in (features, halves, shapes))).numpy() for i in starts], axis=0
+        )
+
+    found, mean_face = mean_score(faces.features), mean_score(np.broadcast_to(statistics.centre, faces.features.shape))
+    names = ("landmark", "texture", "feature")
+    return {
+        "val_loss": float(found.sum()),
+        "val_faces": len(faces.names),
+        **{f"val_{name}_loss": float(value) for name, value in zip(names, found)},
+        **{f"val_{name}_loss_of_mean_face": float(value) for name, value in zip(names, mean_face)},
+    }
+
+
+def train(options, folder: Path) -> None:
+    """Fit the face decoder in closed form; with --epochs train it on by gradients.
+
+    Args:
+        options: of train.py.
+        folder: of the run.
+
+    Raises:
+        InputError: if there are too few faces, or a file is broken.
+    """
+    chosen = choose_faces(options)
+    feature_size = utils.feature_size_of(options.data, chosen["train"][0])
+    print(
+        f"train: {len(chosen['train'])} faces to learn from, {len(chosen['val'])} to validate on, "
+        f"{feature_size} numbers a face",
+        file=sys.stderr,
+    )
+    started = time.perf_counter()
+    landmarks = np.stack([utils.load_landmarks(options.data, name) for name in chosen["train"]])
+    reference = canonical.reference_shape(landmarks)
+    with workers.start_pool(os.cpu_count()) as pool:
+        faces, unseen = (read_faces(options.data, chosen[part], feature_size, reference, pool) for part in ("train", "val"))
+    people = [utils.video_of(name) for name in faces.names]
+    statistics = canonical.fit(faces.features, people, faces.halves, faces.shapes, faces.conditions, reference)
+
+    import decoder
+    import model
+    import vggface
+    from model import keras
+
+    keras.utils.set_random_seed(options.seed)
+    rank = len(statistics.layers["texture_coefficients"][1])
+    network = decoder.face_decoder(feature_size, rank)
+    decoder.set_statistics(network, statistics)
+    see = None
+    if options.epochs and feature_size == utils.FEATURE_SIZE["vggface"]:
+        see = decoder.seen_by(vggface.picture_network(), reference)
+    score = decoder.losses(network, see)
+    runs.set_aside(folder)
+    utils.save_array(folder / utils.CENTRE, statistics.centre)
+    utils.write_json(folder / utils.CLIPS, chosen)
+    utils.write_json(folder / utils.OPTIONS, {**dataclasses.asdict(options), "feature_size": feature_size, "rank": rank})
+    history, best = [], math.inf
+    n_steps = len(faces.names) // options.batch_size
+    optimizer = model.adam(network, options.schedule, options.learning_rate, options.epochs * n_steps, options.weight_decay)
+    step = decoder.training_step(network, optimizer, score)
+    for epoch in range(options.epochs + 1):  # the first one is the closed form
+        order = np.random.default_rng([options.seed, epoch]).permutation(len(faces.names))
+        for number in tqdm(range(n_steps if epoch else 0), f"epoch {epoch}", unit="step", leave=False, disable=None):
+            batch = order[number * options.batch_size : (number + 1) * options.batch_size]
+            targets = statistics.targets(faces.halves[batch], faces.shapes[batch], faces.conditions[batch])
+            loss = float(step(faces.features[batch], *targets).numpy().sum())
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"the loss of epoch {epoch}, step {number + 1} is {loss}, expected a finite number; try a lower "
+                    "--learning-rate"
+                )
+        record = {"epoch": epoch, **validate_decoder(network, score, statistics, unseen, options.batch_size)}
+        record["seconds"], started = round(time.perf_counter() - started, 2), time.perf_counter()
+        history.append(record)
+        utils.save_bytes(folder / utils.HISTORY, "".join(json.dumps(record) + "\n" for record in history).encode())
+        print(line_of_decoder(record, options.epochs), flush=True)
+        if record["val_loss"] < best:
+            best = record["val_loss"]
+            runs.save_weights(folder / utils.BEST_WEIGHTS, network)
+    network = runs.load_decoder(folder, runs.read_run(folder, "decoder"))
+    draw_decoded(folder / "decoded.png", options.data, unseen, network)
+    print(f"train: {folder / 'decoded.png'}: validation people, as they are and decoded from their features")
+    print(f"train: {folder / utils.BEST_WEIGHTS}")
+
+
+def line_of_decoder(record: dict, n_epochs: int) -> str:
+    """Set a record of a decoder's history.jsonl as one line."""
+    landmarks, texture = (
+        f"{name} {record[f'val_{name}_loss']:.2f} (mean face {record[f'val_{name}_loss_of_mean_face']:.2f})"
+        for name in ("landmark", "texture")
+    )
+    return f"epoch {record['epoch']}/{n_epochs}  val loss of {landmarks}  {texture}  {record['seconds']:.1f} s"
+
+
+def draw_decoded(path: Path, data: Path, faces: Faces, network) -> None:
+    """Draw faces beside what is decoded from their features."""
+    import decoder
+
+    names = faces.names[:SHOWN_FACES]
+    decoded = decoder.decode(network, faces.features[: len(names)])
+    rows = [
+        pictures.Query([pictures.Shown(media.read_portrait(data, name), "")], [pictures.Shown(picture, "")])
+        for name, picture in zip(names, decoded)
+    ]
+    pictures.draw_grid(path, f"{len(names)} of {len(faces.names)} validation faces", ["true face"], "decoded", rows)
