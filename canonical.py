@@ -85,53 +85,33 @@ def align(photo: np.ndarray, landmarks: np.ndarray, reference: np.ndarray):
 # ----------------------------------------------------------------------------------------------------------------------
 # The head, cut out.
 
-CUT_SIDE = 96  # pixels: GrabCut works at this size
-CUT_ROUNDS = 3
-# Ellipses around the middle of the face, half axes as a fraction of the side: surely not head without, likely head within.
-HEAD_CENTRE, LARGEST_HEAD, LIKELY_HEAD = (0.5, 0.47), (0.43, 0.46), (0.31, 0.41)
-# The skull, an ellipse around the eyes, is surely head, so that the hair's colours count as the head's: half axes as a share
-# of half the jaw's width, and of the height from the eyes to the chin.
-SKULL_WIDTH, SKULL_HEIGHT = 0.92, 0.85
-NECK_WIDTH = 0.15  # of the side, half of it
+# A network of 250 kB that tells people, hair included, from what is behind them: MediaPipe's, Apache-2.0, from its package
+# 0.10.21, which is installable on some of this project's Pythons only and needs much else.
+SEGMENTATION = Path(__file__).resolve().parent / "selfie_segmentation.tflite"
+SEGMENTATION_SIDE = 256  # pixels, of its input
 
 
-def cut_out(picture: np.ndarray, inside: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Tell head and neck from the background, by GrabCut from the landmarks' hull and the skull.
+@functools.cache
+def _segmentation():
+    return cv2.dnn.readNet(str(SEGMENTATION))
+
+
+def cut_out(picture: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Tell the person from the background.
 
     Args:
-        picture, inside, landmarks: as `align` gives them.
+        picture, inside: as `align` gives them.
 
     Returns:
-        uint8 (S, S), 255 in the head.
+        float32 (S, S), the person's share of each pixel, in [0, 1].
 
-    Source: Rother et al., "GrabCut", SIGGRAPH 2004.
+    Source: Google, "MediaPipe Selfie Segmentation", model card, 2021.
     """
-    small = cv2.resize(picture, (CUT_SIDE, CUT_SIDE), interpolation=cv2.INTER_AREA)
-    points = ((landmarks + 0.5) * CUT_SIDE / SIDE - 0.5).round().astype(np.int32)
-    y, x = (np.mgrid[:CUT_SIDE, :CUT_SIDE] + 0.5) / CUT_SIDE
-
-    def within(axes):
-        return ((x - HEAD_CENTRE[0]) / axes[0]) ** 2 + ((y - HEAD_CENTRE[1]) / axes[1]) ** 2 < 1
-
-    labels = np.where(within(LIKELY_HEAD), cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    chin = (landmarks[8, 1] + 0.5) / SIDE
-    neck = (np.abs(x - 0.5) < NECK_WIDTH) & (y > chin - 0.05)
-    labels[neck] = cv2.GC_PR_FGD
-    labels[~within(LARGEST_HEAD) & ~neck] = cv2.GC_BGD
-    labels[cv2.resize(inside.astype(np.uint8), (CUT_SIDE, CUT_SIDE), interpolation=cv2.INTER_NEAREST) == 0] = cv2.GC_BGD
-    sure = np.zeros_like(labels)
-    cv2.fillConvexPoly(sure, cv2.convexHull(points), 1)
-    eyes = points[LEFT_EYE.start : RIGHT_EYE.stop].mean(0)
-    axes = SKULL_WIDTH * (points[16, 0] - points[0, 0]), 2 * SKULL_HEIGHT * (points[8, 1] - eyes[1])
-    cv2.ellipse(sure, (tuple(map(float, eyes)), tuple(max(1.0, float(axis)) for axis in axes), 0.0), 1, -1)
-    labels[cv2.erode(sure, np.ones((3, 3), np.uint8)) > 0] = cv2.GC_FGD
-    if len(np.unique(labels % 2)) < 2:  # all head: no background to learn from
-        return np.full((SIDE, SIDE), 255, np.uint8)
-    cv2.setRNGSeed(0)
-    cv2.grabCut(small, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), CUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
-    head = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8) * 255
-    head = cv2.morphologyEx(head, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    return cv2.resize(cv2.GaussianBlur(head, (0, 0), 0.7), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    large = cv2.resize(picture, (SEGMENTATION_SIDE, SEGMENTATION_SIDE), interpolation=cv2.INTER_CUBIC)
+    network = _segmentation()
+    network.setInput(cv2.dnn.blobFromImage(large, 1 / 255))
+    share = network.forward()[0, 0].clip(0, 1)
+    return cv2.resize(share, (SIDE, SIDE), interpolation=cv2.INTER_AREA) * inside
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -202,15 +182,16 @@ def to_reference(picture: np.ndarray, landmarks: np.ndarray, reference: np.ndarr
 # ----------------------------------------------------------------------------------------------------------------------
 # Texture.
 
+NECK_WIDTH = 0.15  # of the side, half of it
 YAW_SLOPE = 12.0  # see `right_half`
 
 
 def head_mask(reference: np.ndarray) -> np.ndarray:
-    """Return where head and neck may be in the reference shape, soft at its edge, in [0, 1]: float32 (S, S). No clothes."""
+    """Return where head and neck may be in the reference shape, not the clothes; soft at its edge: float32 (S, S), 0 to 1."""
     y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE
     chin = reference[8, 1] / SIDE
     neck = (np.abs(x - 0.5) < NECK_WIDTH) & (y > chin - 0.1)
-    head = (y < chin + 0.01) & (((x - 0.5) / 0.47) ** 2 + ((y - 0.45) / 0.5) ** 2 < 1)
+    head = (y < chin - 0.03) & (((x - 0.5) / 0.47) ** 2 + ((y - 0.45) / 0.52) ** 2 < 1)
     return cv2.GaussianBlur(np.float32(head | neck), (0, 0), SIDE / 64)
 
 
@@ -242,7 +223,7 @@ def texture_of(photo: np.ndarray, landmarks: np.ndarray, reference: np.ndarray):
     """
     picture, inside, shape = align(photo, landmarks, reference)
     plain = to_reference(picture, shape, reference)
-    share = to_reference(cut_out(picture, inside, shape), shape, reference) * head_mask(reference)
+    share = 255 * to_reference(cut_out(picture, inside), shape, reference).clip(0, 1) * head_mask(reference)
     conditions = np.concatenate([shape_conditions(shape), light_conditions(plain, reference)])
     half = right_half(np.dstack([plain * (share[..., None] / 255), share]), conditions[0])
     return half.clip(0, 255).round().astype(np.uint8).ravel(), shape, conditions
@@ -325,11 +306,11 @@ def quality(conditions: np.ndarray) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------------------------
 # Regression.
 
-PENALTY, HAIR_PENALTY = 2.5e-4, 4e-3  # of the ridge, in the face and around it, where cut-outs and backgrounds are noise
+PENALTY, HAIR_PENALTY = 2.5e-4, 2e-3  # of the ridge, in the face and around it, where hair differs from photo to photo
 CONDITION_PENALTY = 1e-3  # of the ridge, a share of N: the conditions' variance is 1
 TEXTURE_GAIN = 1.25  # of what makes a texture differ from the mean: against the shrinking by ridge and averaging
 SHARPENING, SHARPENING_RADIUS = 1.0, 1.5  # no unit; pixels
-HAIR_RADIUS = 1.5  # pixels
+HAIR_RADIUS = 1.0  # pixels
 MOST_COMPONENTS = 256  # of the texture
 BLOCK = 4096  # numbers of the textures that are made float32 at a time
 

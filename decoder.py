@@ -16,7 +16,7 @@ from model import keras, layers, tf
 from utils import N_LANDMARKS
 
 BACKGROUND = 235  # grey value, 0 to 255
-EDGE = 4.0  # how much steeper the head's share becomes around HALF_SHARE: its mean over people is soft
+EDGE = 6.0  # how much steeper the head's share becomes around HALF_SHARE: its mean over people is soft
 LEAST_SHARE, HALF_SHARE = 0.2, 0.45
 DECODING_BATCH = 32
 # Where preprocess.py would cut the face out of a decoded picture, in distances of the eyes: the crop's side, and how far its
