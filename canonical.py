@@ -238,11 +238,12 @@ def texture_of_file(name: str, data: Path, reference: np.ndarray):
 # ----------------------------------------------------------------------------------------------------------------------
 # What is not the person.
 
-CONDITIONS = ("yaw", "yaw squared", "ears", "nose", "opening", "smile", "width", "across", "across squared", "down", "blur")
+CONDITIONS = ("yaw", "yaw squared", "ears", "nose", "opening", "smile", "width", "down", "blur")
 BLUR_SIDE = 128  # pixels, of a texture made smaller to measure its blur; high is sharp
 NEUTRAL_OPENING = 0.03  # of the eyes' distance, between the lips
 FRONTAL_YAW = 0.1  # of half the face's width: the nose's tip beside the middle
 SHARP_PERCENTILE = 85
+FURTHEST = 1.5  # spreads from the mean, of what is canonical
 LEAST_CANONICAL = 10  # photos that are frontal and neutral, for their mean to be taken
 WEIGHT_YAW, LEAST_WEIGHT = 0.2, 0.3  # see `quality`
 
@@ -278,23 +279,28 @@ def _skin(reference: bytes):
 
 
 def light_conditions(texture: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Measure light and blur in the face of a texture, uint8 (S, S, 3): float64 (4,), the last of CONDITIONS."""
+    """Measure light and blur in the face of a texture, uint8 (S, S, 3): float64 (2,), the last of CONDITIONS."""
     skin, small, solve = _skin(reference.tobytes())
     grey = cv2.cvtColor(texture, cv2.COLOR_RGB2GRAY)
-    across, down = (solve @ np.log(16.0 + grey[skin]))[1:3]
+    down = (solve @ np.log(16.0 + grey[skin]))[2]  # light from the side is gone with the mean of both halves
     edges = cv2.Laplacian(cv2.resize(grey, (BLUR_SIDE, BLUR_SIDE), interpolation=cv2.INTER_AREA), cv2.CV_32F)[small]
-    return np.array([across, across**2, down, np.log((edges.std() + 0.1) / (grey[skin].astype(float).std() + 1))])
+    return np.array([down, np.log((edges.std() + 0.1) / (grey[skin].astype(float).std() + 1))])
 
 
 def canonical_conditions(conditions: np.ndarray) -> np.ndarray:
-    """Return the conditions, (C,), of a frontal, neutral, evenly lit and sharp photo, from those of all photos, (N, C)."""
+    """Return the conditions, (C,), of a frontal, neutral and sharp photo, from those of all photos, (N, C).
+
+    They stay within a spread and a half of the mean: what no photo is like, regression cannot tell.
+    """
     of = dict(zip(CONDITIONS, conditions.T))
     neutral = (of["opening"] < NEUTRAL_OPENING) & (of["smile"] < np.median(of["smile"])) & (np.abs(of["yaw"]) < FRONTAL_YAW)
     if neutral.sum() < LEAST_CANONICAL:  # few photos: those that open the mouth least
         neutral = of["opening"].argsort()[:LEAST_CANONICAL]
-    fixed = {name: 0.0 for name in ("yaw", "yaw squared", "across", "across squared")}
+    fixed = {name: 0.0 for name in ("yaw", "yaw squared")}
     fixed["blur"] = np.percentile(of["blur"], SHARP_PERCENTILE)
-    return np.array([fixed.get(name, of[name][neutral].mean()) for name in CONDITIONS])
+    wanted = np.array([fixed.get(name, of[name][neutral].mean()) for name in CONDITIONS])
+    mean, reach = conditions.mean(0), FURTHEST * conditions.std(0)
+    return wanted.clip(mean - reach, mean + reach)
 
 
 def quality(conditions: np.ndarray) -> np.ndarray:

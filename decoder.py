@@ -8,6 +8,8 @@ B is the batch size, S the side of a picture in pixels, D the numbers of a face 
 Source: Cole et al., "Synthesizing Normalized Faces from Facial Identity Features", CVPR 2017.
 """
 
+import functools
+
 import numpy as np
 
 import canonical
@@ -137,6 +139,16 @@ def set_statistics(decoder: keras.Model, statistics: canonical.Statistics) -> No
     decoder.get_layer("warp").set_weights([statistics.reference])
 
 
+@functools.lru_cache(maxsize=1)
+def _decoding(decoder: keras.Model):
+    """Return the decoder as a compiled function to uint8."""
+
+    def decode_batch(features):
+        return tf.cast(tf.round(tf.clip_by_value(decoder(features, training=False), 0.0, 255.0)), tf.uint8)
+
+    return tf.function(decode_batch, input_signature=[tf.TensorSpec((None, decoder.input_shape[1]), tf.float32)])
+
+
 def decode(decoder: keras.Model, features: np.ndarray) -> np.ndarray:
     """Decode faces.
 
@@ -146,10 +158,8 @@ def decode(decoder: keras.Model, features: np.ndarray) -> np.ndarray:
     Returns:
         uint8 (n, S, S, 3), RGB.
     """
-    call = tf.function(lambda batch: decoder(batch, training=False), reduce_retracing=True)
     batches = [features[start : start + DECODING_BATCH] for start in range(0, len(features), DECODING_BATCH)]
-    pictures = [tf.cast(tf.round(tf.clip_by_value(call(batch), 0, 255)), tf.uint8).numpy() for batch in batches]
-    return np.concatenate(pictures)
+    return np.concatenate([_decoding(decoder)(tf.constant(batch, tf.float32)).numpy() for batch in batches])
 
 
 def first_layer(decoder: keras.Model):
