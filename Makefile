@@ -6,15 +6,17 @@ RUN = .venv/bin/python
 
 .PHONY: demo test lint lock clean
 
-# From nothing to retrieval tables and their pictures, on synthetic people: with the pretrained encoder, then with the paper's.
+# From nothing to retrieval tables and their pictures, on synthetic people: a face decoder, then the pretrained encoder, then the
+# paper's.
 demo: .venv/installed
 	$(RUN) data/make_demo.py --out $(DEMO) --seed $(SEED)
 	$(RUN) preprocess.py --csv $(DEMO)/avspeech_demo.csv --data $(DEMO) --face-model dlib
-	rm -rf checkpoints/demo checkpoints/demo-speaker
+	rm -rf checkpoints/demo checkpoints/demo-speaker checkpoints/demo-decoder
+	$(RUN) train.py --model decoder --data $(DEMO) --run demo-decoder --seed $(SEED)
 	$(RUN) train.py --data $(DEMO) --run demo-speaker --encoder speaker --seed $(SEED)
-	$(RUN) evaluate.py --run demo-speaker --k 1 5 10
+	$(RUN) evaluate.py --run demo-speaker --decoder demo-decoder --k 1 5 10
 	$(RUN) train.py --data $(DEMO) --run demo --width 0.125 --seconds 3 --batch-size 4 --epochs 20 --seed $(SEED)
-	$(RUN) evaluate.py --run demo --k 1 5 10
+	$(RUN) evaluate.py --run demo --decoder demo-decoder --k 1 5 10
 
 test: .venv/installed lint
 	$(RUN) -m pytest
@@ -36,4 +38,4 @@ lock: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis checkpoints/demo checkpoints/demo-speaker data/demo-*
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis checkpoints/demo checkpoints/demo-speaker checkpoints/demo-decoder data/demo-*

@@ -222,8 +222,9 @@ def texture_of(photo: np.ndarray, landmarks: np.ndarray, reference: np.ndarray):
         float32 (68, 2), aligned; conditions, float64 (C,).
     """
     picture, inside, shape = align(photo, landmarks, reference)
-    plain = to_reference(picture, shape, reference)
-    share = 255 * to_reference(cut_out(picture, inside), shape, reference).clip(0, 1) * head_mask(reference)
+    person = (255 * cut_out(picture, inside)).round().astype(np.uint8)
+    warped = to_reference(np.dstack([picture, person]), shape, reference)
+    plain, share = np.ascontiguousarray(warped[..., :3]), warped[..., 3] * head_mask(reference)
     conditions = np.concatenate([shape_conditions(shape), light_conditions(plain, reference)])
     half = right_half(np.dstack([plain * (share[..., None] / 255), share]), conditions[0])
     return half.clip(0, 255).round().astype(np.uint8).ravel(), shape, conditions

@@ -12,14 +12,17 @@ import os
 import signal
 import threading
 
+import threadpoolctl
+
 from utils import InputError
 
 SCHEDULER_SECONDS = 30  # s to wait for a Dask scheduler and its first worker
 
 
 def start_worker() -> None:
-    """Set up a worker process: Ctrl-C is the main process's affair, and it never outlives that process."""
+    """Set up a worker process: it computes in one thread, Ctrl-C is the main process's affair, and it never outlives that."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threadpoolctl.threadpool_limits(1)
 
     def follow_parent():
         multiprocessing.parent_process().join()
