@@ -191,7 +191,7 @@ def head_mask(reference: np.ndarray) -> np.ndarray:
     y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE
     chin = reference[8, 1] / SIDE
     neck = (np.abs(x - 0.5) < NECK_WIDTH) & (y > chin - 0.1)
-    head = (y < chin - 0.03) & (((x - 0.5) / 0.47) ** 2 + ((y - 0.45) / 0.52) ** 2 < 1)
+    head = (y < chin - 0.08) & (((x - 0.5) / 0.47) ** 2 + ((y - 0.45) / 0.52) ** 2 < 1)
     return cv2.GaussianBlur(np.float32(head | neck), (0, 0), SIDE / 64)
 
 
