@@ -13,8 +13,10 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+import media
 import preprocess
 import records
+import train
 from utils import SAMPLE_RATE
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # machines pause now and then
@@ -79,6 +81,49 @@ def demo_data(demo_clips, tmp_path_factory):
     arguments = ["--csv", demo_clips / "avspeech_demo.csv", "--videos", demo_clips / "videos", "--data", data]
     assert preprocess.main([*map(str, arguments), "--face-model", "dlib"]) == 0
     return data
+
+
+@pytest.fixture(scope="session")
+def decoder_run(demo_data, tmp_path_factory):
+    """The face decoder of `demo_data`, by train.py in closed form; 22 people train and 5 validate."""
+    run = tmp_path_factory.mktemp("runs") / "faces"
+    assert train.main([*map(str, ["--model", "decoder", "--data", demo_data, "--run", run, "--seed", 11])]) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def frames(demo_clips):
+    """The first frames of the clips of six of the synthetic people, uint8 (360, 640, 3), RGB."""
+    return [media.read_clip(path)[1] for path in sorted((demo_clips / "videos").iterdir())[:6]]
+
+
+def face_shape(opening=0.0, corners=0.0, nose=0.0):
+    """Landmarks of a face, (68, 2): the origin is between the eyes, whose distance is 1, x to the right, y down.
+
+    Args:
+        opening: between the lips.
+        corners: how much higher the mouth's corners are than its middle.
+        nose: how far the tip of the nose is to the right.
+    """
+    around = np.linspace(np.pi, 0, 17)
+    jaw = np.stack([0.95 * np.cos(around), 0.05 + 1.3 * np.sin(around)], axis=1)
+    along = np.linspace(-0.8, -0.2, 5)
+    brow = np.stack([along, -0.25 - 0.1 * np.sin((along + 0.8) / 0.6 * np.pi)], axis=1)
+    bridge = [(0, 0), (0, 0.18), (0, 0.36), (nose, 0.55)]
+    wings = [(x, 0.72 - x * x) for x in (-0.2, -0.1, 0, 0.1, 0.2)]
+    eye = np.array([(-0.18, 0), (-0.06, -0.07), (0.06, -0.07), (0.18, 0), (0.06, 0.07), (-0.06, 0.07)])
+    upper, lower = 1.02 - opening / 2, 1.02 + opening / 2
+    corner, middle = 1.02 - corners, (-0.15, 0, 0.15)
+    outer = [(-0.38, corner), (-0.25, upper - 0.06), *((x, upper - 0.1) for x in middle), (0.25, upper - 0.06), (0.38, corner)]
+    outer += [(0.25, lower + 0.06), *((-x, lower + 0.1) for x in middle), (-0.25, lower + 0.06)]
+    inner = [(-0.3, corner), *((x, upper) for x in middle), (0.3, corner), *((-x, lower) for x in middle)]
+    other_brow, (left_eye, right_eye) = (brow * (-1, 1))[::-1], (eye + np.array([x, 0]) for x in (-0.5, 0.5))
+    return np.concatenate([jaw, brow, other_brow, bridge, wings, left_eye, right_eye, outer, inner])
+
+
+def in_picture(shape, side=192):
+    """Put a `face_shape` where the decoder has its faces, in a picture of so many pixels: float32 (68, 2)."""
+    return (0.21 * side * shape + side / 2 - 0.5).astype(np.float32)
 
 
 @pytest.fixture(scope="session")
