@@ -226,6 +226,14 @@ def test_what_is_decoded_is_clipped_and_the_same_in_any_batch(network, rng, monk
     assert bright.min() == 0 and bright.max() == 255
 
 
+def test_decoding_follows_the_weights_and_the_decoder(network, rng):
+    features, other = rng.normal(size=(2, 6)).astype(np.float32), small_decoder(np.random.default_rng(7))
+    before, of_other = decoder.decode(network, features), decoder.decode(other, features)
+    assert np.abs(before.astype(int) - of_other).max() > 5
+    network.set_weights(other.get_weights())
+    np.testing.assert_array_equal(decoder.decode(network, features), of_other)
+
+
 def run_of(network, folder, feature_size, rank):
     """Write a decoder as train.py does."""
     runs.save_weights(folder / utils.BEST_WEIGHTS, network)
