@@ -218,7 +218,8 @@ def test_whose_face_a_recording_is_like(run, demo_data, voice, capsys):
     clips = utils.ready_clips(demo_data)
     assert lines[0] == f"{voice}: the most similar of {len(clips)} faces" and lines[:6] == lines[6:12]
     centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
-    direction = evaluate.hear(runs.load_encoder(run, runs.read_run(run)), media.read_recording(voice), centre)
+    heard = evaluate.hear(runs.load_encoder(run, runs.read_run(run)), media.read_recording(voice), centre)
+    direction = retrieval.normalise(heard[None])[0]
     faces = retrieval.normalise(np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
     best = np.argsort(-(faces @ direction))[:5]
     expected = [f"  {place}  cosine {faces[n] @ direction:.3f}  {clips[n]}" for place, n in enumerate(best, 1)]
@@ -232,7 +233,9 @@ def test_a_recording_is_heard_as_its_clip_was(run, demo_data, voice):
     centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
     clip = utils.ready_clips(demo_data)[0]
     of_clip = encoder(utils.load_spectrogram(demo_data, clip)[None].astype(np.float32)).numpy() - centre
-    assert evaluate.hear(encoder, media.read_recording(voice), centre) @ retrieval.normalise(of_clip)[0] > 0.9
+    heard = evaluate.hear(encoder, media.read_recording(voice), centre)
+    assert retrieval.normalise(heard[None])[0] @ retrieval.normalise(of_clip)[0] > 0.9
+    assert np.linalg.norm(heard) == pytest.approx(np.linalg.norm(of_clip), rel=0.2)
 
 
 def test_the_speaker_encoder_is_judged_and_asked_as_the_other(demo_data, voice, tmp_path, capsys):
@@ -262,7 +265,8 @@ def test_a_long_recording_is_averaged_over_windows(run, rng):
     long = 0.1 * rng.normal(size=13 * 16000).astype(np.float32)
     starts = (0, 3 * 16000, 6 * 16000, 7 * 16000)
     parts = [evaluate.hear(encoder, long[start : start + 96_000], centre) for start in starts]
-    expected = retrieval.normalise(np.mean(parts, axis=0, keepdims=True))[0]
+    direction = retrieval.normalise(np.mean(retrieval.normalise(np.stack(parts)), axis=0, keepdims=True))[0]
+    expected = np.mean(np.linalg.norm(parts, axis=1)) * direction  # as far from the centre as its windows are
     np.testing.assert_allclose(evaluate.hear(encoder, long, centre), expected, atol=1e-4)
 
 

@@ -247,6 +247,144 @@ def test_a_tiny_frame_has_no_face(size):
         find(np.zeros((*size, 3), np.uint8))
 
 
+# ---------------------------------------------------------------- photos and landmarks
+
+
+def test_a_photo_s_face_is_the_large_one_nearest_to_the_middle(person):
+    """Three people in a row, of different sizes."""
+    small, large = person(0.3, (320, 175)), person(0.7, (320, 175))
+    apart = np.full((360, 200, 3), 90, np.uint8)
+    two = np.hstack([large[:, 200:440], apart, large[:, 200:440], large[:, 200:300]])
+    for photo, expected in ((two, 560), (two[:, ::-1], 660 - 560 + 120)):
+        _, right, _, left = media.find_photo_face(np.ascontiguousarray(photo), "hog").box
+        assert (left + right) / 2 == pytest.approx(expected, abs=25)
+    little = cv2.resize(small[60:300, 200:440], (100, 100), interpolation=cv2.INTER_AREA)
+    beside = np.hstack([large[:, 140:500], np.full((360, 300, 3), 90, np.uint8)])
+    beside[130:230, 380:480] = little  # nearer to the middle, but in the background
+    _, right, _, left = media.find_photo_face(beside, "hog").box
+    assert (left + right) / 2 == pytest.approx(180, abs=25)
+
+
+def test_photos_in_which_no_face_is_found(person, monkeypatch):
+    with pytest.raises(Skip, match="no-face"):
+        media.find_photo_face(EMPTY, "hog")
+    small = cv2.resize(person(0.5, (320, 175)), None, fx=0.2, fy=0.2, interpolation=cv2.INTER_AREA)
+    with pytest.raises(Skip, match=r"no-face|face-too-small"):
+        media.find_photo_face(np.pad(small, ((60, 60), (60, 60), (0, 0)), "edge"), "hog")
+    asked, boxes = [], media.face_boxes
+
+    def note(photo, detector, upsampling):
+        asked.append((detector, upsampling))
+        return boxes(photo, detector, upsampling) if detector == "hog" else [(100, 300, 200, 200)]
+
+    monkeypatch.setattr(media, "face_boxes", note)
+    noise = np.random.default_rng(0).integers(0, 256, EMPTY.shape, dtype=np.uint8)
+    found = media.find_photo_face(noise, "cnn")
+    assert asked == [("hog", 0), ("hog", 1), ("cnn", 0)] and found.detector == "cnn" and found.box == (100, 300, 200, 200)
+
+
+def test_a_portrait_is_the_head_and_what_is_around_it():
+    frame = np.arange(400 * 600 * 3, dtype=np.uint32).reshape(400, 600, 3).astype(np.uint8)
+    portrait, box = media.portrait(frame, (150, 350, 250, 250))  # of 100 pixels; 90 more on each side
+    np.testing.assert_array_equal(portrait, frame[60:340, 160:440])
+    assert box == (90, 190, 190, 90)
+    portrait, box = media.portrait(frame, (-10, 90, 90, -10))  # in the corner, beyond the frame
+    np.testing.assert_array_equal(portrait, frame[0:180, 0:180])
+    assert box == (-10, 90, 90, -10)
+
+
+def test_a_large_portrait_is_made_smaller_and_its_box_too():
+    frame = np.zeros((1200, 1600, 3), np.uint8)
+    frame[400:800, 600:1000] = 200
+    portrait, (top, right, bottom, left) = media.portrait(frame, (400, 1000, 800, 600))
+    assert portrait.shape == (320, 320, 3) and portrait.flags.c_contiguous
+    rows, columns = np.where(portrait[..., 0] > 100)
+    assert (top, right, bottom, left) == pytest.approx((rows.min(), columns.max() + 1, rows.max() + 1, columns.min()), abs=1)
+    assert bottom - top == pytest.approx(400 * 320 / 1120, abs=0.1)
+
+
+def landmarks_of(photo):
+    return media.find_landmarks(photo, media.find_photo_face(photo, "hog").box)
+
+
+def test_landmarks_are_where_the_face_is_drawn(person, make_demo):
+    """Eyes, nose and mouth are where the sketch has them; the left of the picture comes first."""
+    photo = person(0.5, (320, 175))
+    landmarks = landmarks_of(photo)
+    assert landmarks.shape == (68, 2) and landmarks.dtype == np.float32
+    sketch = make_demo.Sketch(make_demo.Person(*np.full(11, 0.5)), (320, 175), 0)
+    u, v = sketch.eye
+    for eye, side in ((slice(36, 42), -1), (slice(42, 48), 1)):
+        expected = np.array(sketch.at(side * u, v)) / 16
+        np.testing.assert_allclose(landmarks[eye].mean(axis=0), expected, atol=4)
+    np.testing.assert_allclose(landmarks[48:60].mean(axis=0), np.array(sketch.at(0, 0.56)) / 16, atol=7)
+    np.testing.assert_allclose(landmarks[33], np.array(sketch.at(0, sketch.nose_tip + 0.07)) / 16, atol=8)
+    np.testing.assert_allclose(landmarks[8], np.array(sketch.at(0, 1)) / 16, atol=10)
+
+
+def test_landmarks_follow_the_face_and_the_size_of_the_photo(person):
+    photo = person(0.5, (320, 175))
+    box, landmarks = media.find_photo_face(photo, "hog").box, landmarks_of(photo)
+    moved = np.roll(photo, (20, -30), axis=(0, 1))
+    top, right, bottom, left = box
+    found = media.find_landmarks(moved, (top + 20, right - 30, bottom + 20, left - 30))
+    np.testing.assert_allclose(found, landmarks + np.array([-30, 20]), atol=0.8)
+    half = cv2.resize(photo, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    found = media.find_landmarks(half, tuple(edge / 2 for edge in box))
+    np.testing.assert_allclose(found, (landmarks + 0.5) / 2 - 0.5, atol=1.2)
+
+
+def test_landmarks_of_the_mirror_image_are_mirrored(person):
+    photo = person(0.5, (300, 175))
+    top, right, bottom, left = media.find_photo_face(photo, "hog").box
+    landmarks = media.find_landmarks(photo, (top, right, bottom, left))
+    mirrored = np.ascontiguousarray(photo[:, ::-1])
+    found = media.find_landmarks(mirrored, (top, 640 - left, bottom, 640 - right))
+    np.testing.assert_allclose(media.mirror_landmarks(found, 640), landmarks, atol=0.6)
+
+
+def test_mirrored_landmarks_by_hand(rng):
+    assert sorted(media.MIRRORED) == list(range(68)) and (media.MIRRORED[media.MIRRORED] == np.arange(68)).all()
+    pairs = {
+        0: 16,
+        8: 8,
+        17: 26,
+        21: 22,
+        27: 27,
+        31: 35,
+        36: 45,
+        37: 44,
+        39: 42,
+        41: 46,
+        48: 54,
+        55: 59,
+        57: 57,
+        60: 64,
+        67: 65,
+    }
+    assert {number: media.MIRRORED[number] for number in pairs} == pairs
+    landmarks = rng.uniform(0, 100, size=(2, 68, 2))
+    mirrored = media.mirror_landmarks(landmarks, 101)
+    np.testing.assert_allclose(mirrored[1, 36], (100 - landmarks[1, 45, 0], landmarks[1, 45, 1]))
+    np.testing.assert_allclose(media.mirror_landmarks(mirrored, 101), landmarks)
+
+
+def test_photos_are_read_upright_and_in_rgb(tmp_path):
+    """Of any format; a JPEG with a camera's note that it lies on its side."""
+    photo = np.zeros((40, 60, 3), np.uint8)
+    photo[:20] = (200, 30, 10)
+    for name in ("a.png", "a.bmp", "a.tif", "a.webp", "a.jpg"):
+        cv2.imwrite(str(tmp_path / name), photo[..., ::-1])
+        assert np.abs(media.read_photo(tmp_path / name).astype(int) - photo).mean() < 4, name
+    content = (tmp_path / "a.jpg").read_bytes()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # turn it by 90 degrees
+    turned = content[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + content[2:]
+    (tmp_path / "turned.jpg").write_bytes(turned)
+    upright = media.read_photo(tmp_path / "turned.jpg")
+    assert upright.shape == (60, 40, 3) and upright[30, 35, 0] > 150 and upright[30, 5, 0] < 50
+    assert media.read_photo(tmp_path / "none.jpg") is None
+
+
 # ---------------------------------------------------------------- real people
 
 

@@ -201,6 +201,22 @@ def test_total_loss_is_the_papers_sum(small_fc8, rng):
     np.testing.assert_allclose(model.loss_function("total", centre, vggface.fc8)(face, voice), by_hand, rtol=1e-4)
 
 
+def test_the_decoding_loss_equals_a_hand_computation(rng):
+    face, voice = rng.normal(size=(2, 5, 7)).astype(np.float32)
+    kernel, bias = rng.normal(size=(7, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)
+    found = model.decoding_loss(face, voice, lambda feature: feature @ kernel + bias)
+    np.testing.assert_allclose(found, np.abs((face - voice) @ kernel).sum(axis=1), rtol=1e-4)
+
+
+def test_with_a_decoder_total_has_its_third_term(small_fc8, rng):
+    face, voice = rng.normal(size=(2, 3, 4096)).astype(np.float32)
+    centre, kernel = rng.normal(size=4096).astype(np.float32), rng.normal(size=(4096, 6)).astype(np.float32) / 64
+    without = model.loss_function("total", centre, vggface.fc8)(face, voice)
+    found = model.loss_function("total", centre, vggface.fc8, lambda feature: tf.matmul(feature, kernel) + 3)(face, voice)
+    assert model.DECODING_WEIGHT == 0.05
+    np.testing.assert_allclose(found - without, 0.05 * np.abs((face - voice) @ kernel).sum(axis=1), rtol=0.01, atol=2e-4)
+
+
 def test_total_loss_wants_vggface_features():
     with pytest.raises(InputError, match=r"--loss total: expected face features of 4096 .*, found 128; use another --loss"):
         model.loss_function("total", np.zeros(128, np.float32), vggface.fc8)

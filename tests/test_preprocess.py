@@ -1,9 +1,11 @@
 import concurrent.futures
 import csv
 import functools
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,11 +255,15 @@ def test_a_rerun_tries_what_may_pass_and_leaves_the_rest(mirror, tmp_path, capsy
 
 def test_faces_that_hog_did_not_see_are_looked_for_again_with_cnn():
     line = pd.Series({"status": "no-face", "face_model": "dlib", "detector": "hog"})
-    assert preprocess.settled(Path("."), "a", line, "dlib", "hog", ()) == "no-face"
-    assert preprocess.settled(Path("."), "a", line, "dlib", "cnn", ()) is None
+
+    def settled(**options):
+        return preprocess.settled(Path("."), "a", line, records.SIZES, preprocess.Options(Path("a.csv"), **options))
+
+    assert settled(detector="hog") == "no-face"
+    assert settled(detector="cnn") is None
     line.detector = "cnn"
-    assert preprocess.settled(Path("."), "a", line, "dlib", "cnn", ()) == "no-face"
-    assert preprocess.settled(Path("."), "a", line, "dlib", "hog", ("no-face",)) is None
+    assert settled(detector="cnn") == "no-face"
+    assert settled(detector="hog", retry=("no-face",)) is None
 
 
 def test_the_shards_make_up_the_whole(demo_data, demo_clips, tmp_path, capsys):
@@ -381,6 +387,150 @@ def test_files_do_not_depend_on_the_others_in_a_batch(rng, tmp_path):
     assert contents(tmp_path / "together") == contents(tmp_path / "alone")
     assert shown == [preprocess.BATCH] * 5  # a network sees as many every time: batches of one may round otherwise
     assert [line.speech_seconds for line in lines] == pytest.approx([3.75, 4.19, 4.62, 5.06], abs=0.05)
+
+
+# ---------------------------------------------------------------- photos
+
+
+@pytest.fixture(scope="module")
+def photos(frames, tmp_path_factory):
+    """A folder of drawn people: three photos, of one grey; a folder of two; no face, no picture, no photo."""
+    folder = tmp_path_factory.mktemp("people") / "photos"
+    (folder / "Sam_1").mkdir(parents=True)
+    for name, frame in zip(("Jo Doe.png", "O'Neil.jpg", "Ada.JPEG", "Sam_1/at home.png", "Sam_1/b.c.bmp"), frames):
+        cv2.imwrite(str(folder / name), frame[..., ::-1])
+    cv2.imwrite(str(folder / "Grey.tif"), cv2.cvtColor(frames[5], cv2.COLOR_RGB2GRAY))
+    cv2.imwrite(str(folder / "wall.png"), np.full((200, 300, 3), 90, np.uint8))
+    (folder / "broken.jpg").write_text("no picture")
+    (folder / "notes.txt").write_text("no photo")
+    (folder / ".hidden.png").write_bytes((folder / "Jo Doe.png").read_bytes())
+    return folder
+
+
+READY = ["Ada_photo", "Grey_photo", "Jo-Doe_photo", "O-Neil_photo", "Sam_1_at-home", "Sam_1_b-c"]
+
+
+def of_photos(photos, data, *more):
+    return preprocess.main([*map(str, ["--faces", photos, "--data", data, "--face-model", "dlib", *more])])
+
+
+@pytest.fixture(scope="module")
+def photo_data(photos, tmp_path_factory):
+    """What preprocess.py makes of `photos`."""
+    data = tmp_path_factory.mktemp("of-photos") / "data"
+    assert of_photos(photos, data) == 0
+    return data
+
+
+def test_photos_become_faces_without_sound(photo_data, frames):
+    assert utils.ready_faces(photo_data) == READY
+    assert [utils.video_of(name) for name in READY] == ["Ada", "Grey", "Jo-Doe", "O-Neil", "Sam_1", "Sam_1"]
+    folders = {path.name for path in photo_data.iterdir()}
+    assert folders == {"embeddings", "faces", "portraits", "landmarks", "manifest.csv"}
+    for name, frame in zip(("Jo-Doe_photo", "O-Neil_photo", "Ada_photo", "Sam_1_at-home", "Sam_1_b-c"), frames):
+        found = media.find_photo_face(frame, "hog")
+        portrait, box = media.portrait(found.frame, found.box)
+        feature, landmarks = utils.load_embedding(photo_data, name, 128), utils.load_landmarks(photo_data, name)
+        written = media.read_portrait(photo_data, name)
+        assert written.shape == portrait.shape and media.read_face(photo_data, name).shape == (224, 224, 3)
+        if name in ("Jo-Doe_photo", "Sam_1_at-home", "Sam_1_b-c"):  # others were JPEG before
+            np.testing.assert_array_equal(feature, media.dlib_feature(frame, found.box))
+            np.testing.assert_array_equal(landmarks, media.find_landmarks(portrait, box))
+            assert np.abs(written.astype(int) - portrait).mean() < 3
+        assert np.linalg.norm(feature - media.dlib_feature(frame, found.box)) < 0.3
+        assert np.abs(landmarks - media.find_landmarks(portrait, box)).max() < 4
+    grey = media.read_portrait(photo_data, "Grey_photo").astype(int)
+    assert np.abs(grey - grey.mean(axis=2, keepdims=True)).max() < 6
+
+
+def test_the_manifest_tells_of_photos_too(photo_data):
+    lines = lines_of(photo_data)
+    assert statuses(photo_data) == {**dict.fromkeys(READY, "ready"), "wall_photo": "no-face", "broken_photo": "unreadable"}
+    for name in READY:
+        line = lines[name]
+        assert (line["detector"], line["face_model"], line["frame_second"]) == ("hog", "dlib", "0")
+        assert (line["spectrogram_bytes"], line["speech_seconds"]) == ("", "")
+        assert int(line["bottom"]) - int(line["top"]) == int(line["face_pixels"]) >= media.SMALLEST_FACE
+        sizes = [records.FILES[column](photo_data, name).stat().st_size for column in records.PHOTO_SIZES]
+        assert len(sizes) == 4 and [int(line[column]) for column in records.PHOTO_SIZES] == sizes
+
+
+def test_a_second_run_on_photos_does_only_what_is_missing(photos, photo_data, tmp_path, capsys):
+    data = shutil.copytree(photo_data, tmp_path / "data")
+    manifest = (data / "manifest.csv").read_text()
+    assert of_photos(photos, data) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("preprocess: 8 photos, 6 faces ready (6 of them before), 2 skipped (")
+    assert "no-face 1" in said.out and "unreadable 1" in said.out
+    assert (data / "manifest.csv").read_text() == manifest
+    utils.landmarks_path(data, "Jo-Doe_photo").unlink()
+    assert of_photos(photos, data) == 0
+    assert "8 photos, 6 faces ready (5 of them before), 2 skipped" in capsys.readouterr().out
+    added = (data / "manifest.csv").read_text().removeprefix(manifest).splitlines()
+    assert [line.split(",")[0] for line in added] == ["Jo-Doe_photo"]
+    for path in photo_data.glob("*/*"):
+        assert (data / path.relative_to(photo_data)).read_bytes() == path.read_bytes()
+
+
+def test_the_first_photos_only(photos, photo_data, tmp_path, capsys):
+    assert of_photos(photos, tmp_path, "--limit", 2) == 0
+    assert capsys.readouterr().out == "preprocess: 2 photos, 2 faces ready (0 of them before), 0 skipped\n"
+    assert utils.ready_faces(tmp_path) == ["Ada_photo", "Grey_photo"]
+    for name in ("Ada_photo", "Grey_photo"):
+        assert utils.portrait_path(tmp_path, name).read_bytes() == utils.portrait_path(photo_data, name).read_bytes()
+
+
+def test_the_shards_of_photos_keep_a_person_together(photos, tmp_path):
+    names = []
+    for shard in ("1/3", "2/3", "3/3"):
+        source = preprocess.photos_of(preprocess.Options(faces=photos, data=tmp_path, shard=shard))
+        tasks = list(source.tasks(print, print))
+        names.append([photo.clip for task in tasks for photo in task])
+        assert source.n == len(names[-1])
+    assert sorted(itertools.chain(*names)) == sorted([*READY, "broken_photo", "wall_photo"])
+    assert [set(READY[-2:]) & set(of_shard) for of_shard in names].count(set(READY[-2:])) == 1
+
+
+@pytest.mark.parametrize("arguments, found", [([], "neither"), (["--csv", "a.csv", "--faces", "photos"], "both")])
+def test_either_a_csv_or_photos(arguments, found, capsys):
+    with pytest.raises(SystemExit) as ended:
+        preprocess.main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"--csv: expected that or --faces, found {found}")
+
+
+def test_folders_without_photos(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for name, problem in (
+        ("empty", "expected photos (.jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff), found none"),
+        ("file", "expected a folder of photos, found a file"),
+        ("none", "expected a folder of photos, found nothing"),
+    ):
+        assert of_photos(tmp_path / name, tmp_path / "data") == 1
+        assert capsys.readouterr().err.splitlines()[-1] == f"error: {tmp_path / name}: {problem}"
+    assert not (tmp_path / "data").exists()
+
+
+def test_photos_of_one_name_are_told(tmp_path, capsys):
+    for name in ("a b.jpg", "a-b.png"):
+        (tmp_path / name).write_text("whatever")
+    assert of_photos(tmp_path, tmp_path / "data") == 1
+    said = f"error: {tmp_path / 'a-b.png'}: expected another name than that of {tmp_path / 'a b.jpg'}, found a-b_photo for both"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(said)
+
+
+def test_photos_without_any_face_are_a_failure_that_names_the_manifest(photos, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(photos / "broken.jpg", folder)
+    shutil.copy(photos / "wall.png", folder)
+    assert of_photos(folder, tmp_path / "data") == 1
+    shown = capsys.readouterr()
+    assert shown.out.startswith("preprocess: 2 photos, 0 faces ready (0 of them before), 2 skipped (")
+    error = shown.err.splitlines()[-1]
+    assert error.startswith(f"error: {folder}: expected at least one photo to give a face, found none; ")
+    assert error.endswith("manifest.csv says why")
 
 
 # ---------------------------------------------------------------- processes, here and elsewhere

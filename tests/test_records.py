@@ -1,6 +1,7 @@
 import functools
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from conftest import ROOT, sound_rows, write_csv
 import media
 import records
 import workers
+from utils import InputError
 
 # ---------------------------------------------------------------- the csv
 
@@ -112,6 +114,58 @@ def test_a_csv_of_two_and_a_half_million_rows(tmp_path):
     assert grown < 600e6  # 230 bytes a row; as Python objects they take a gigabyte
 
 
+# ---------------------------------------------------------------- a folder of photos
+
+
+def photos_in(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    return folder
+
+
+def test_photos_of_people_and_of_folders_of_people(tmp_path):
+    """A person's name may hold underscores; what tells their photos apart holds none."""
+    expected = {
+        "Jane.jpg": ("Jane_photo", "Jane"),
+        "Jane_Doe.PNG": ("Jane_Doe_photo", "Jane_Doe"),
+        "Jane Doe (2).webp": ("Jane-Doe-2-_photo", "Jane-Doe-2-"),
+        "J. Doe jr..tiff": ("J.-Doe-jr._photo", "J.-Doe-jr."),
+        "Zoë.bmp": ("Zoë_photo", "Zoë"),
+        "A_B/1.jpg": ("A_B_1", "A_B"),
+        "A_B/2_c d.jpeg": ("A_B_2-c-d", "A_B"),
+        "A_B/more/1.tif": ("A_B_more-1", "A_B"),
+        "A/B_1.jpg": ("A_B-1", "A"),
+        "C/(!).jpg": ("C_-", "C"),
+        "-x/1.jpg": ("-x_1", "-x"),
+    }
+    photos = records.find_photos(photos_in(tmp_path, *expected, "notes.txt", "A_B/film.mp4", ".hidden.jpg", "A_B/.2.jpg"))
+    assert {str(photo.path.relative_to(tmp_path)): (photo.clip, photo.video_id) for photo in photos} == expected
+    assert [photo.path for photo in photos] == sorted(tmp_path / name for name in expected)
+    assert records.find_photos(tmp_path, 3) == photos[:3]
+
+
+def test_no_photo_s_name_leads_out_of_its_folder(tmp_path):
+    photos = records.find_photos(photos_in(tmp_path, "...jpg", "..a.jpg", "x/...png", "a\\b.jpg", "b\nc.jpg", "c,d.jpg"))
+    for photo in photos:
+        assert not photo.clip.startswith(".") and set(photo.clip) <= set("abcdx.-_photo"), photo
+
+
+@pytest.mark.parametrize(
+    "names", [("a.jpg", "a.png"), ("a b.jpg", "a-b.jpg"), ("a.jpg", "a/photo.jpg"), ("a/1 2.jpg", "a/1_2.jpg")]
+)
+def test_two_photos_of_one_name_are_told(names, tmp_path):
+    with pytest.raises(InputError, match=r"expected another name than that of .*, found a.* for both; rename it") as raised:
+        records.find_photos(photos_in(tmp_path, *names))
+    assert all(str(tmp_path / name) in str(raised.value) for name in names)
+
+
+def test_photos_are_found_from_anywhere(tmp_path, monkeypatch):
+    photos_in(tmp_path, "photos/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert records.find_photos(Path("photos")) == [records.Photo("a_photo", tmp_path / "photos" / "a.jpg")]
+
+
 def test_every_video_is_in_one_shard():
     shards = [records.shard_of(f"video{i}", 8) for i in range(8000)]
     assert set(shards) == set(range(1, 9)) and min(map(shards.count, range(1, 9))) > 850
@@ -173,6 +227,18 @@ def test_many_processes_append_whole_lines(tmp_path):
     written = (tmp_path / "manifest.csv").read_text().splitlines()
     assert sorted(line.split(",")[0] for line in written) == sorted(["clip", *(f"clip_{i}" for i in range(400))])
     assert {line.count(",") for line in written} == {len(records.MANIFEST_COLUMNS) - 1}
+
+
+def test_a_photo_is_ready_without_a_spectrogram(tmp_path):
+    sizes = {column: 3 + number for number, column in enumerate(records.PHOTO_SIZES)}
+    for column, size in sizes.items():
+        path = records.FILES[column](tmp_path, "a_photo")
+        path.parent.mkdir()
+        path.write_bytes(b"x" * size)
+    assert records.is_ready(tmp_path, "a_photo", sizes)
+    assert not records.is_ready(tmp_path, "a_photo", {**sizes, "spectrogram_bytes": 9})
+    assert not records.is_ready(tmp_path, "a_photo", {**sizes, "portrait_bytes": 9})
+    assert not records.is_ready(tmp_path, "b_photo", sizes)
 
 
 def test_reasons_are_fixed_and_documented():

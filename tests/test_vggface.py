@@ -2,11 +2,12 @@ import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import cv2
 import numpy as np
 import pytest
 
 import vggface
-from model import keras
+from model import keras, tf
 from utils import InputError
 
 
@@ -49,6 +50,33 @@ def test_vggface_is_the_packages_own_network(random_vggface, rng):
         logits - logits.mean(1, keepdims=True), np.log(own) - np.log(own).mean(1, keepdims=True), atol=1e-4
     )
     assert np.std(logits) > 0.05  # not all the same
+
+
+def test_pictures_are_seen_as_by_the_package_s_network_and_can_be_learned_from(random_vggface, rng):
+    """Of any size; the gradient in the pictures is that of finite differences along it."""
+    import tf_keras
+
+    picture = cv2.GaussianBlur(rng.integers(0, 256, (110, 120, 3), dtype=np.uint8), (0, 0), 5)[None].astype(np.float32)
+    large = cv2.resize(picture[0], (224, 224), interpolation=cv2.INTER_LINEAR)[None]
+    preprocessed = vggface._keras_vggface()[1].preprocess_input(large.copy(), version=1)
+    fc7 = tf_keras.Model(random_vggface.input, random_vggface.get_layer("fc7").output)
+    expected = fc7(preprocessed).numpy()
+    embed = vggface.picture_network()
+    np.testing.assert_allclose(embed(picture), expected, atol=2e-3 * np.abs(expected).max())
+    wanted = rng.normal(size=4096).astype(np.float32)
+
+    def value(pictures):
+        return tf.reduce_sum(embed(pictures) * wanted)
+
+    with tf.GradientTape() as tape:
+        pictures = tf.constant(picture)
+        tape.watch(pictures)
+        gradient = tape.gradient(value(pictures), pictures).numpy()
+    direction = gradient / np.abs(gradient).mean()
+    slope = float((gradient * direction).sum())
+    step = 0.01  # grey values on average: with random weights the network bends soon
+    difference = float(value(picture + step * direction) - value(picture - step * direction)) / (2 * step)
+    assert slope == pytest.approx(difference, rel=0.1) and slope > 1
 
 
 def test_importing_keras_2_leaves_keras_3_alone(random_vggface):
