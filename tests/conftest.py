@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import h5py
 import hypothesis
 import imageio_ffmpeg
 import numpy as np
@@ -16,7 +18,9 @@ import pytest
 import media
 import preprocess
 import records
+import runs
 import train
+import utils
 from utils import SAMPLE_RATE
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # machines pause now and then
@@ -89,6 +93,41 @@ def decoder_run(demo_data, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "faces"
     assert train.main([*map(str, ["--model", "decoder", "--data", demo_data, "--run", run, "--seed", 11])]) == 0
     return run
+
+
+def write_decoder_run(network, folder):
+    """Write a face decoder's weights and what train.py writes beside them."""
+    feature_size, rank = network.input_shape[1], network.get_layer("texture_coefficients").units
+    runs.save_weights(folder / utils.BEST_WEIGHTS, network)
+    options = {"model": "decoder", "data": "data", "seed": 0, "feature_size": feature_size, "rank": rank}
+    utils.write_json(folder / utils.OPTIONS, options)
+    utils.write_json(folder / utils.CLIPS, {"train": ["a_1"], "val": ["b_1"]})
+    utils.save_array(folder / utils.CENTRE, np.zeros(feature_size, np.float32))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wide_decoder_run(tmp_path_factory):
+    """A face decoder of random weights, for VGG-Face's features."""
+    import decoder
+
+    network = decoder.face_decoder(utils.FEATURE_SIZE["vggface"], 3)
+    return write_decoder_run(network, tmp_path_factory.mktemp("runs") / "wide")
+
+
+@pytest.fixture
+def small_fc8(monkeypatch, rng):
+    """VGG-Face's last layer, of random weights, in a file that holds nothing else."""
+    import vggface
+
+    kernel, bias = rng.normal(size=(4096, 30)).astype(np.float32) / 20, rng.normal(size=30).astype(np.float32)
+    with tempfile.TemporaryDirectory() as home:
+        monkeypatch.setenv("KERAS_HOME", home)
+        vggface.weights_path().parent.mkdir(parents=True)
+        with h5py.File(vggface.weights_path(), "w") as file:
+            file["fc8/fc8/kernel:0"], file["fc8/fc8/bias:0"] = kernel, bias
+            file["fc8"].attrs["weight_names"] = ["fc8/kernel:0", "fc8/bias:0"]
+        yield kernel, bias
 
 
 @pytest.fixture(scope="session")

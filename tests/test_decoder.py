@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from conftest import face_shape, in_picture
+from conftest import face_shape, in_picture, write_decoder_run
 from scipy.interpolate import RBFInterpolator
 
 import canonical
@@ -234,20 +234,8 @@ def test_decoding_follows_the_weights_and_the_decoder(network, rng):
     np.testing.assert_array_equal(decoder.decode(network, features), of_other)
 
 
-def run_of(network, folder, feature_size, rank):
-    """Write a decoder as train.py does."""
-    runs.save_weights(folder / utils.BEST_WEIGHTS, network)
-    utils.write_json(
-        folder / utils.OPTIONS,
-        {"data": "data", "seed": 0, "feature_size": feature_size, "model": "decoder", "rank": rank},
-    )
-    utils.write_json(folder / utils.CLIPS, {"train": ["a_1"], "val": ["b_1"]})
-    utils.save_array(folder / utils.CENTRE, np.zeros(feature_size, np.float32))
-    return folder
-
-
 def test_weights_that_are_saved_and_loaded_give_the_same_face(network, rng, tmp_path):
-    folder = run_of(network, tmp_path / "run", 6, 3)
+    folder = write_decoder_run(network, tmp_path / "run")
     run = runs.read_run(folder, "decoder")
     assert run["feature_size"] == 6 and run["rank"] == 3 and run["clips"] == {"train": ["a_1"], "val": ["b_1"]}
     features = rng.normal(size=(2, 6)).astype(np.float32)
@@ -255,7 +243,7 @@ def test_weights_that_are_saved_and_loaded_give_the_same_face(network, rng, tmp_
 
 
 def test_runs_of_the_other_model_and_broken_weights_are_told(network, tmp_path):
-    folder = run_of(network, tmp_path / "run", 6, 3)
+    folder = write_decoder_run(network, tmp_path / "run")
     with pytest.raises(InputError, match=r"run: expected a run of train.py --model voice, found one of --model decoder"):
         runs.read_run(folder)
     run = runs.read_run(folder, "decoder")

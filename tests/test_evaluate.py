@@ -2,6 +2,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -35,6 +36,13 @@ def run(demo_data, tmp_path_factory):
     ]
     assert train.main([*map(str, arguments)]) == 0
     return folder
+
+
+@pytest.fixture(autouse=True)
+def checkpoints(tmp_path, monkeypatch):
+    """The folder of runs that have a name, empty: whatever decoder may be in the project's own is not of these tests."""
+    monkeypatch.setattr(utils, "CHECKPOINTS", tmp_path / "checkpoints")
+    return tmp_path / "checkpoints"
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +206,108 @@ def test_a_leak_is_shouted(run, demo_data, tmp_path, capsys):
     ]
     assert [f"LEAK? {leak}" for leak in json.loads((other / "metrics.json").read_text())["leaks"]] == said
     assert (other / "results.md").read_text().count("**Leak: ") == 3
+
+
+# ---------------------------------------------------------------- decoded faces
+
+GRIDS = ("first_hit.png", "in_top_5.png", "not_in_top_*.png")
+
+
+def grids(folder):
+    return {path.name: cv2.imread(str(path)) for pattern in GRIDS for path in folder.glob(pattern)}
+
+
+def test_grids_show_two_decoded_faces(run, decoder_run, demo_data, tmp_path, capsys):
+    """Of the true face's feature and of the voice's; with --exaggerate 0 all of them are the mean face."""
+    found = []
+    for more in ([], ["--decoder", decoder_run], ["--decoder", decoder_run, "--exaggerate", 0]):
+        folder = shutil.copytree(run, tmp_path / str(len(found)))
+        arguments = ["--run", folder, "--k", 1, "--rows", 6, *more]
+        assert evaluate.main([*map(str, arguments)]) == 0
+        found.append(grids(folder))
+    without, decoded, plain = found
+    assert len(without) >= 1 and without.keys() == decoded.keys() == plain.keys()
+    for name, picture in decoded.items():
+        assert picture.shape[1] - without[name].shape[1] == pytest.approx(2 * 120, abs=1)
+        assert picture.shape[0] == without[name].shape[0] and picture.shape == plain[name].shape
+        np.testing.assert_array_equal(picture[100:, 15:128], plain[name][100:, 15:128])  # the true face
+        assert np.abs(picture[100:190, 140:360].astype(int) - plain[name][100:190, 140:360]).mean() > 1
+        left, right = (plain[name][92:200, 14 + 120 * column : 14 + 120 * column + 108] for column in (1, 2))
+        np.testing.assert_array_equal(left, right)
+        assert np.abs(picture[92:200, 134:242].astype(int) - picture[92:200, 254:362]).mean() > 0.1
+
+
+def test_decoded_faces_are_exaggerated_from_the_mean(decoder_run, rng):
+    network, read = runs.load_decoder(decoder_run, runs.read_run(decoder_run, "decoder")), runs.read_run(decoder_run, "decoder")
+    features = (read["centre"] + 0.05 * rng.normal(size=(3, 128))).astype(np.float32)
+    decoded = {}
+    for factor in (0.0, 1.0, 1.4):
+        options = evaluate.Options(decoder=str(decoder_run), exaggerate=factor)
+        decoded[factor] = evaluate.face_decoder(options, 128)(features)
+        assert decoded[factor].shape == (3, 192, 192, 3) and decoded[factor].dtype == np.uint8
+        by_hand = (network(read["centre"] + factor * (features - read["centre"])).numpy().clip(0, 255)).round()
+        assert np.abs(decoded[factor] - by_hand).max() <= 1
+    mean = decoded[0.0][0].astype(int)
+    assert (decoded[0.0] == mean).all()
+    away = [np.abs(decoded[factor] - mean).mean() for factor in (1.0, 1.4)]
+    assert 1.1 * away[0] < away[1] < 1.7 * away[0]
+
+
+def test_a_decoder_is_taken_without_being_named_if_it_fits(decoder_run, wide_decoder_run, checkpoints, capsys):
+    options = evaluate.Options()
+    assert evaluate.face_decoder(options, 128) is None and capsys.readouterr().err == ""
+    shutil.copytree(wide_decoder_run, checkpoints / "decoder")
+    assert evaluate.face_decoder(options, 128) is None
+    said = f"--decoder: expected a run on face features of 128 numbers, found 4096 in {checkpoints / 'decoder'}"
+    assert capsys.readouterr().err == f"evaluate: no decoded faces: {said}\n"
+    shutil.rmtree(checkpoints / "decoder")
+    shutil.copytree(decoder_run, checkpoints / "decoder")
+    assert evaluate.face_decoder(options, 128)(np.zeros((1, 128), np.float32)).shape == (1, 192, 192, 3)
+
+
+def test_a_decoder_that_does_not_fit_is_told(run, decoder_run, wide_decoder_run, tmp_path, capsys):
+    def error_of(*arguments):
+        assert evaluate.main([*map(str, arguments)]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    said = f"error: --decoder: expected a run on face features of 128 numbers, found 4096 in {wide_decoder_run}\n"
+    assert error_of("--run", run, "--decoder", wide_decoder_run) == said
+    said = f"error: {decoder_run}: expected a run of train.py --model voice, found one of --model decoder\n"
+    assert error_of("--run", decoder_run) == said
+    said = f"error: {run}: expected a run of train.py --model decoder, found one of --model voice\n"
+    assert error_of("--run", run, "--decoder", run) == said
+    assert "none/options.json: expected the options of a run" in error_of("--run", run, "--decoder", tmp_path / "none")
+    broken = shutil.copytree(decoder_run, tmp_path / "broken")
+    (broken / utils.BEST_WEIGHTS).write_bytes(b"no weights")
+    said = "best.weights.h5: expected weights of --model decoder, 128 inputs, 21 components, as options.json beside it says"
+    assert said in error_of("--run", run, "--decoder", broken)
+
+
+def test_where_the_faces_of_recordings_go(tmp_path):
+    recordings = [Path("me.m4a"), Path("b/you.wav"), Path("c/me.wav"), Path("me")]
+    names = [path.relative_to(tmp_path).as_posix() for path in evaluate.heard_paths(tmp_path, recordings)]
+    assert names == ["heard/me.png", "heard/you.png", "heard/me-2.png", "heard/me-3.png"]
+
+
+def test_the_face_that_a_recording_is_heard_as(run, decoder_run, voice, demo_data, tmp_path, capsys):
+    folder = shutil.copytree(run, tmp_path / "run")
+    arguments = ["--run", folder, "--audio", voice, voice, "--decoder", decoder_run]
+    assert evaluate.main([*map(str, arguments)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    written = [str(folder / "heard" / name) for name in ("me.png", "me-2.png")]
+    assert lines[-3:] == [*written, str(folder / "audio.png")]
+    centre = utils.load_array(folder / utils.CENTRE, np.float32, (128,))
+    heard = evaluate.hear(runs.load_encoder(folder, runs.read_run(folder)), media.read_recording(voice), centre)
+    network = runs.load_decoder(decoder_run, runs.read_run(decoder_run, "decoder"))
+    expected = network((centre + heard)[None].astype(np.float32)).numpy()[0].clip(0, 255)
+    for path in written:
+        picture = cv2.imread(path)[..., ::-1]
+        assert picture.shape == (192, 192, 3) and np.abs(picture - expected).max() < 1.1
+    plain = cv2.imread(str(folder / "audio.png")).shape[1]
+    assert evaluate.main([*map(str, arguments[:5])]) == 0
+    assert plain - cv2.imread(str(folder / "audio.png")).shape[1] == pytest.approx(120, abs=1)
 
 
 # ---------------------------------------------------------------- recordings
@@ -371,6 +481,8 @@ def test_features_of_another_network(run, demo_data, tmp_path, capsys):
         ["--rows", "0"],
         ["--gallery", "1"],
         ["--clips", "1"],
+        ["--exaggerate", "-1"],
+        ["--exaggerate", "nan"],
         ["--match", "a.jpg", "b.jpg"],
         ["--gallery-faces", "photos"],
         ["--match", "a.jpg", "b.jpg", "--audio", "a.wav", "--gallery-faces", "photos"],

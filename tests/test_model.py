@@ -1,5 +1,3 @@
-import tempfile
-
 import h5py
 import librosa
 import numpy as np
@@ -176,19 +174,6 @@ def test_the_centre_is_where_features_are_seen_from(rng):
         np.testing.assert_allclose(loss(face + centre, voice + centre), plain(face, voice), rtol=1e-3, atol=1e-5)
         assert np.abs(loss(face, voice) - plain(face, voice)).max() > 0.01
     np.testing.assert_array_equal(model.loss_function("l1", centre)(face, voice), model.l1_loss(face, voice))
-
-
-@pytest.fixture
-def small_fc8(monkeypatch, rng):
-    """VGG-Face's last layer, of random weights, in a file that holds nothing else."""
-    kernel, bias = rng.normal(size=(4096, 30)).astype(np.float32) / 20, rng.normal(size=30).astype(np.float32)
-    with tempfile.TemporaryDirectory() as home:
-        monkeypatch.setenv("KERAS_HOME", home)
-        vggface.weights_path().parent.mkdir(parents=True)
-        with h5py.File(vggface.weights_path(), "w") as file:
-            file["fc8/fc8/kernel:0"], file["fc8/fc8/bias:0"] = kernel, bias
-            file["fc8"].attrs["weight_names"] = ["fc8/kernel:0", "fc8/bias:0"]
-        yield kernel, bias
 
 
 def test_total_loss_is_the_papers_sum(small_fc8, rng):
