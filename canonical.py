@@ -20,6 +20,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import scipy.linalg
 
 import media
 import utils
@@ -200,7 +201,7 @@ def right_half(texture: np.ndarray, yaw: float) -> np.ndarray:
 
     The side that the camera saw better counts for more.
     """
-    right_share = 1 / (1 + np.exp(np.clip(YAW_SLOPE * yaw, -30, 30)))
+    right_share = np.float32(1 / (1 + np.exp(np.clip(YAW_SLOPE * yaw, -30, 30))))
     left, right = texture[:, SIDE // 2 - 1 :: -1].astype(np.float32), texture[:, SIDE // 2 :].astype(np.float32)
     return right_share * right + (1 - right_share) * left
 
@@ -405,8 +406,9 @@ def predictable_basis(features: np.ndarray, solutions, shares, targets: np.ndarr
     Returns:
         float32 (D, rank), from features to coefficients; float32 (rank, M), orthonormal, the strongest first.
     """
-    values, vectors = np.linalg.eigh(np.cov(features.T, dtype=np.float64))
-    root = np.float32(vectors[:, -rank:] * np.sqrt(np.maximum(values[-rank:], 0)))  # (D, rank)
+    size = features.shape[1]
+    values, vectors = scipy.linalg.eigh(np.cov(features.T, dtype=np.float64), subset_by_index=(size - rank, size - 1))
+    root = np.float32(vectors * np.sqrt(np.maximum(values, 0)))  # (D, rank)
     spread = sum(times(root.T @ solution, targets) * share for solution, share in zip(solutions, shares))
     values, turn = np.linalg.eigh(np.float64(spread @ spread.T))  # (rank, rank)
     basis = np.float32(turn / np.sqrt(np.maximum(values, 1e-12 * values[-1]))).T[::-1] @ spread

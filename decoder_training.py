@@ -64,6 +64,8 @@ def choose_faces(options) -> dict[str, list[str]]:
             f"{options.data}: expected faces of at least {LEAST_FACES} people to learn from and of two to validate on, found "
             f"{n_train} and {n_val}; make more ready with preprocess.py, --csv or --faces"
         )
+    if options.epochs and options.batch_size > len(chosen["train"]):
+        raise InputError(f"--batch-size: expected at most the {len(chosen['train'])} faces, found {options.batch_size}")
     return chosen
 
 
@@ -72,10 +74,9 @@ def validate_decoder(network, score, statistics: canonical.Statistics, faces: Fa
     halves, shapes = statistics.targets(faces.halves, faces.shapes, faces.conditions)
 
     def mean_score(features):
-        starts = range(0, len(features), batch_size)
-        return np.mean(
-            [score(*(array[i : i + batch_size] for array in (features, halves, shapes))).numpy() for i in starts], axis=0
-        )
+        batches = [slice(start, start + batch_size) for start in range(0, len(features), batch_size)]
+        scores = [score(features[batch], halves[batch], shapes[batch]).numpy() for batch in batches]
+        return np.average(scores, axis=0, weights=[len(features[batch]) for batch in batches])
 
     found, mean_face = mean_score(faces.features), mean_score(np.broadcast_to(statistics.centre, faces.features.shape))
     names = ("landmark", "texture", "feature")

@@ -21,7 +21,9 @@ and of what was heard; and --audio writes a picture of the face that it hears, h
 """
 
 import dataclasses
+import itertools
 import sys
+import typing
 from pathlib import Path
 
 import cv2
@@ -82,12 +84,27 @@ class Options:
 # The face decoder.
 
 
-def face_decoder(options: Options, feature_size: int):
+@dataclasses.dataclass(frozen=True)
+class FaceDecoder:
+    """A face decoder, ready to be called."""
+
+    network: typing.Any  # of `decoder.face_decoder`
+    centre: np.ndarray  # float32 (D,), the mean face feature
+    exaggerate: float
+    learned: list[str]  # clips or photos that it was fitted to
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Decode face features, float32 (n, D). Returns uint8 (n, SIDE, SIDE, 3), RGB."""
+        import decoder
+
+        return decoder.decode(self.network, self.centre + self.exaggerate * (features - self.centre))
+
+
+def face_decoder(options: Options, feature_size: int) -> FaceDecoder | None:
     """Find the decoder.
 
     Returns:
-        A function from face features, float32 (n, feature_size), to pictures, uint8 (n, SIDE, SIDE, 3), RGB; None if there is
-        no decoder, and none was asked for.
+        The decoder; None if there is none for features of this size, and none was asked for.
 
     Raises:
         InputError: if the run asked for is none, is of other features, or is broken.
@@ -95,17 +112,16 @@ def face_decoder(options: Options, feature_size: int):
     folder = utils.run_folder(options.decoder or DECODER)
     if options.decoder is None and not (folder / utils.BEST_WEIGHTS).exists():
         return None
-    run = runs.read_run(folder, "decoder")
-    if run["feature_size"] != feature_size:
-        said = f"--decoder: expected a run on face features of {feature_size} numbers, found {run['feature_size']} in {folder}"
+    try:
+        run = runs.read_run(folder, "decoder")
+        if run["feature_size"] != feature_size:
+            raise InputError(f"{folder}: expected a run on {feature_size} numbers a face, found {run['feature_size']}")
+        return FaceDecoder(runs.load_decoder(folder, run), run["centre"], options.exaggerate, run["clips"]["train"])
+    except InputError as error:
         if options.decoder:
-            raise InputError(said)
-        print(f"evaluate: no decoded faces: {said}", file=sys.stderr)
+            raise InputError(f"--decoder: {error}") from None
+        print(f"evaluate: no decoded faces: {error}", file=sys.stderr)
         return None
-    import decoder
-
-    network, centre = runs.load_decoder(folder, run), run["centre"]
-    return lambda features: decoder.decode(network, centre + options.exaggerate * (features - centre))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -406,6 +422,8 @@ def judge(options: Options, folder: Path, run: dict, data: Path, decode) -> None
             gallery = None
         rows[part] = score(heard[part], rankings[part], centre, mean_face, options.k, gallery)
     found = find_leaks(run, data, {part: of_part.clips for part, of_part in heard.items()}, rankings, heard)
+    if decode and "test" in heard:
+        found += leaks.of_videos(heard["test"].clips, decode.learned, "used to fit the face decoder")
     utils.write_json(folder / "metrics.json", {"parts": rows, "leaks": found})
     utils.save_bytes(folder / "results.md", (results(run, folder, rows, found) + "\n").encode())
     print(as_text(table(rows)))
@@ -528,9 +546,11 @@ def answer(options: Options, folder: Path, run: dict, data: Path, decode) -> Non
 
 def heard_paths(folder: Path, recordings) -> list[Path]:
     """Return where the pictures of the faces heard in recordings go: heard/<name>.png; <name>-2 where names are equal."""
-    stems = [recording.stem for recording in recordings]
-    numbers = [stems[: place + 1].count(stem) for place, stem in enumerate(stems)]
-    return [folder / "heard" / f"{stem}{f'-{n}' if n > 1 else ''}.png" for stem, n in zip(stems, numbers)]
+    paths = []
+    for recording in recordings:
+        names = itertools.chain([recording.stem], (f"{recording.stem}-{n}" for n in itertools.count(2)))
+        paths.append(next(path for name in names if (path := folder / "heard" / f"{name}.png") not in paths))
+    return paths
 
 
 @utils.reporting_errors

@@ -435,8 +435,9 @@ def read_photo(path: Path) -> np.ndarray | None:
 
 
 def photos_under(folder: Path) -> list[Path]:
-    """Return the photos in a folder and those below it, sorted; hidden files are none."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTOS and not path.name.startswith("."))
+    """Return the photos in a folder and those below it, sorted; what is hidden is none."""
+    photos = (path for path in folder.rglob("*") if path.suffix.lower() in PHOTOS)
+    return sorted(path for path in photos if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def faces_in_photo(path: Path) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:

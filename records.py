@@ -18,6 +18,7 @@ import media
 import utils
 from utils import FEATURE_SIZE, InputError
 
+LONGEST_NAME = 100  # bytes of a person's name and of a photo's, at most: together they become the name of files
 COLUMNS = ("video_id", "start", "end", "x", "y")
 
 # Why a row is not ready.
@@ -141,8 +142,9 @@ def find_photos(folder: Path, limit: int | None = None) -> list[Photo]:
     photos = {}
     for path in media.photos_under(folder)[:limit]:
         person, *more = path.relative_to(folder).with_suffix("").parts
-        name = "_".join([person, re.sub(r"[\W_]+", "-", "-".join(more)) or "photo"])
-        name = re.sub(r"[^\w.-]+", "-", name).lstrip(".")
+        photo = re.sub(r"[\W_]+", "-", "-".join(more)) or "photo"
+        person, photo = (part.encode(errors="replace")[:LONGEST_NAME].decode(errors="ignore") for part in (person, photo))
+        name = re.sub(r"[^\w.-]+", "-", f"{person}_{photo}")
         if name in photos:
             raise InputError(
                 f"{path}: expected another name than that of {photos[name].path}, found {name} for both; rename it"

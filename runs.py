@@ -139,7 +139,7 @@ def read_run(folder: Path, model: str = "voice") -> dict:
         return {**run, "centre": utils.load_array(path, np.float32, (run["feature_size"],))}
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: expected what a run was started with, found {error!r}; run train.py again") from error
 
 

@@ -237,6 +237,19 @@ def test_grids_show_two_decoded_faces(run, decoder_run, demo_data, tmp_path, cap
         assert np.abs(picture[92:200, 134:242].astype(int) - picture[92:200, 254:362]).mean() > 0.1
 
 
+def test_a_decoder_that_learned_test_people_is_shouted(run, decoder_run, demo_data, tmp_path, capsys):
+    folder, decoder = (shutil.copytree(of, tmp_path / name) for of, name in ((run, "run"), (decoder_run, "decoder")))
+    seed = json.loads((run / utils.OPTIONS).read_text())["seed"]
+    test = utils.split_clips(utils.ready_clips(demo_data), seed)["test"]
+    clips = json.loads((decoder / utils.CLIPS).read_text())
+    for learned, n in ((test[:1], 1), ([], 0)):
+        (decoder / utils.CLIPS).write_text(json.dumps({**clips, "train": learned}))
+        assert evaluate.main(["--run", str(folder), "--k", "1", "--decoder", str(decoder)]) == 0
+        said = f"{n} of {len(test)} clips were used to fit the face decoder: {test[0]}"
+        assert (f"LEAK? {said}" in capsys.readouterr().err) == bool(n)
+        assert (said in json.loads((folder / "metrics.json").read_text())["leaks"]) == bool(n)
+
+
 def test_decoded_faces_are_exaggerated_from_the_mean(decoder_run, rng):
     network, read = runs.load_decoder(decoder_run, runs.read_run(decoder_run, "decoder")), runs.read_run(decoder_run, "decoder")
     features = (read["centre"] + 0.05 * rng.normal(size=(3, 128))).astype(np.float32)
@@ -258,8 +271,11 @@ def test_a_decoder_is_taken_without_being_named_if_it_fits(decoder_run, wide_dec
     assert evaluate.face_decoder(options, 128) is None and capsys.readouterr().err == ""
     shutil.copytree(wide_decoder_run, checkpoints / "decoder")
     assert evaluate.face_decoder(options, 128) is None
-    said = f"--decoder: expected a run on face features of 128 numbers, found 4096 in {checkpoints / 'decoder'}"
+    said = f"{checkpoints / 'decoder'}: expected a run on 128 numbers a face, found 4096"
     assert capsys.readouterr().err == f"evaluate: no decoded faces: {said}\n"
+    (checkpoints / "decoder" / utils.OPTIONS).write_text('{"model": "voice"}')
+    assert evaluate.face_decoder(options, 128) is None
+    assert "expected a run of train.py --model decoder, found one of --model voice" in capsys.readouterr().err
     shutil.rmtree(checkpoints / "decoder")
     shutil.copytree(decoder_run, checkpoints / "decoder")
     assert evaluate.face_decoder(options, 128)(np.zeros((1, 128), np.float32)).shape == (1, 192, 192, 3)
@@ -272,11 +288,11 @@ def test_a_decoder_that_does_not_fit_is_told(run, decoder_run, wide_decoder_run,
         assert error.count("\n") == 1
         return error
 
-    said = f"error: --decoder: expected a run on face features of 128 numbers, found 4096 in {wide_decoder_run}\n"
+    said = f"error: --decoder: {wide_decoder_run}: expected a run on 128 numbers a face, found 4096\n"
     assert error_of("--run", run, "--decoder", wide_decoder_run) == said
     said = f"error: {decoder_run}: expected a run of train.py --model voice, found one of --model decoder\n"
     assert error_of("--run", decoder_run) == said
-    said = f"error: {run}: expected a run of train.py --model decoder, found one of --model voice\n"
+    said = f"error: --decoder: {run}: expected a run of train.py --model decoder, found one of --model voice\n"
     assert error_of("--run", run, "--decoder", run) == said
     assert "none/options.json: expected the options of a run" in error_of("--run", run, "--decoder", tmp_path / "none")
     broken = shutil.copytree(decoder_run, tmp_path / "broken")
@@ -286,9 +302,9 @@ def test_a_decoder_that_does_not_fit_is_told(run, decoder_run, wide_decoder_run,
 
 
 def test_where_the_faces_of_recordings_go(tmp_path):
-    recordings = [Path("me.m4a"), Path("b/you.wav"), Path("c/me.wav"), Path("me")]
+    recordings = [Path("me.m4a"), Path("b/you.wav"), Path("c/me.wav"), Path("me"), Path("me-2.mp3")]
     names = [path.relative_to(tmp_path).as_posix() for path in evaluate.heard_paths(tmp_path, recordings)]
-    assert names == ["heard/me.png", "heard/you.png", "heard/me-2.png", "heard/me-3.png"]
+    assert names == ["heard/me.png", "heard/you.png", "heard/me-2.png", "heard/me-3.png", "heard/me-2-2.png"]
 
 
 def test_the_face_that_a_recording_is_heard_as(run, decoder_run, voice, demo_data, tmp_path, capsys):

@@ -469,6 +469,16 @@ def test_a_decoder_goes_on_by_gradients(decoder_run, demo_data, tmp_path, capsys
     assert lines[1].startswith("epoch 1/1  val loss of landmark ") and lines[-1] == f"train: {run / utils.BEST_WEIGHTS}"
 
 
+def test_a_decoders_scores_do_not_depend_on_the_batches(decoder_run, demo_data, tmp_path):
+    assert train_decoder(demo_data, tmp_path / "run", "--batch-size", 4) == 0
+    assert history(tmp_path / "run")[0]["val_loss"] == pytest.approx(history(decoder_run)[0]["val_loss"], rel=1e-3)
+
+
+def test_a_batch_of_more_faces_than_there_are_is_told(demo_data, tmp_path, capsys):
+    assert train_decoder(demo_data, tmp_path / "run", "--epochs", 1, "--batch-size", 40) == 1
+    assert "--batch-size: expected at most the 22 faces, found 40" in error_of(capsys)
+
+
 def test_fewer_faces_to_learn_from_and_too_few(demo_data, decoder_run, tmp_path, capsys):
     run = tmp_path / "run"
     assert train_decoder(demo_data, run, "--clips", 20) == 0
