@@ -26,6 +26,7 @@ from utils import InputError
 MOST_FACES, VALIDATION_FACES = 20_000, 1000  # at most: 74 kB of memory each
 LEAST_FACES = 20  # people to learn from
 SHOWN_FACES = 24  # in decoded.png
+LOSSES = ("landmark", "texture", "feature")  # of `decoder.losses`; the last one with VGG-Face's features and --epochs only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +80,11 @@ def validate_decoder(network, score, statistics: canonical.Statistics, faces: Fa
         return np.average(scores, axis=0, weights=[len(features[batch]) for batch in batches])
 
     found, mean_face = mean_score(faces.features), mean_score(np.broadcast_to(statistics.centre, faces.features.shape))
-    names = ("landmark", "texture", "feature")
     return {
         "val_loss": float(found.sum()),
         "val_faces": len(faces.names),
-        **{f"val_{name}_loss": float(value) for name, value in zip(names, found)},
-        **{f"val_{name}_loss_of_mean_face": float(value) for name, value in zip(names, mean_face)},
+        **{f"val_{name}_loss": float(value) for name, value in zip(LOSSES, found)},
+        **{f"val_{name}_loss_of_mean_face": float(value) for name, value in zip(LOSSES, mean_face)},
     }
 
 
@@ -115,36 +115,20 @@ def train(options, folder: Path) -> None:
 
     import decoder
     import model
-    import vggface
-    from model import keras
 
-    keras.utils.set_random_seed(options.seed)
-    rank = len(statistics.layers["texture_coefficients"][1])
-    network = decoder.face_decoder(feature_size, rank)
-    decoder.set_statistics(network, statistics)
-    see = None
-    if options.epochs and feature_size == utils.FEATURE_SIZE["vggface"]:
-        see = decoder.seen_by(vggface.picture_network(), reference)
-    score = decoder.losses(network, see)
+    network, score = build(options, statistics)
+    feature_size, rank = network.input_shape[1], network.get_layer("texture_coefficients").units
     runs.set_aside(folder)
     utils.save_array(folder / utils.CENTRE, statistics.centre)
     utils.write_json(folder / utils.CLIPS, chosen)
     utils.write_json(folder / utils.OPTIONS, {**dataclasses.asdict(options), "feature_size": feature_size, "rank": rank})
     history, best = [], math.inf
-    n_steps = len(faces.names) // options.batch_size
-    optimizer = model.adam(network, options.schedule, options.learning_rate, options.epochs * n_steps, options.weight_decay)
+    n_steps = options.epochs * (len(faces.names) // options.batch_size)
+    optimizer = model.adam(network, options.schedule, options.learning_rate, n_steps, options.weight_decay)
     step = decoder.training_step(network, optimizer, score)
     for epoch in range(options.epochs + 1):  # the first one is the closed form
-        order = np.random.default_rng([options.seed, epoch]).permutation(len(faces.names))
-        for number in tqdm(range(n_steps if epoch else 0), f"epoch {epoch}", unit="step", leave=False, disable=None):
-            batch = order[number * options.batch_size : (number + 1) * options.batch_size]
-            targets = statistics.targets(faces.halves[batch], faces.shapes[batch], faces.conditions[batch])
-            loss = float(step(faces.features[batch], *targets).numpy().sum())
-            if not math.isfinite(loss):
-                raise InputError(
-                    f"the loss of epoch {epoch}, step {number + 1} is {loss}, expected a finite number; try a lower "
-                    "--learning-rate"
-                )
+        if epoch:
+            train_epoch(step, statistics, faces, epoch, options.batch_size, options.seed)
         record = {"epoch": epoch, **validate_decoder(network, score, statistics, unseen, options.batch_size)}
         record["seconds"], started = round(time.perf_counter() - started, 2), time.perf_counter()
         history.append(record)
@@ -159,13 +143,43 @@ def train(options, folder: Path) -> None:
     print(f"train: {folder / utils.BEST_WEIGHTS}")
 
 
+def build(options, statistics: canonical.Statistics):
+    """Build the decoder with the closed form's weights. Returns it, and the function that scores it, of `decoder.losses`."""
+    import decoder
+    import vggface
+    from model import keras
+
+    keras.utils.set_random_seed(options.seed)
+    feature_size, rank = statistics.layers["texture_coefficients"][0].shape
+    network = decoder.face_decoder(feature_size, rank)
+    decoder.set_statistics(network, statistics)
+    see = None
+    if options.epochs and feature_size == utils.FEATURE_SIZE["vggface"]:
+        see = decoder.seen_by(vggface.picture_network(), statistics.reference)
+    return network, decoder.losses(network, see)
+
+
+def train_epoch(step, statistics: canonical.Statistics, faces: Faces, epoch: int, batch_size: int, seed: int) -> None:
+    """Train on all faces once, in an order of the epoch's own. Raises InputError if the loss is not finite."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(faces.names))
+    for number in tqdm(range(len(order) // batch_size), f"epoch {epoch}", unit="step", leave=False, disable=None):
+        batch = order[number * batch_size : (number + 1) * batch_size]
+        targets = statistics.targets(faces.halves[batch], faces.shapes[batch], faces.conditions[batch])
+        loss = float(step(faces.features[batch], *targets).numpy().sum())
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss of epoch {epoch}, step {number + 1} is {loss}, expected a finite number; try a lower --learning-rate"
+            )
+
+
 def line_of_decoder(record: dict, n_epochs: int) -> str:
     """Set a record of a decoder's history.jsonl as one line."""
-    landmarks, texture = (
+    losses = [
         f"{name} {record[f'val_{name}_loss']:.2f} (mean face {record[f'val_{name}_loss_of_mean_face']:.2f})"
-        for name in ("landmark", "texture")
-    )
-    return f"epoch {record['epoch']}/{n_epochs}  val loss of {landmarks}  {texture}  {record['seconds']:.1f} s"
+        for name in LOSSES
+        if f"val_{name}_loss" in record
+    ]
+    return f"epoch {record['epoch']}/{n_epochs}  val loss of {'  '.join(losses)}  {record['seconds']:.1f} s"
 
 
 def draw_decoded(path: Path, data: Path, faces: Faces, network) -> None:
