@@ -13,9 +13,10 @@ import functools
 import numpy as np
 
 import canonical
+import media
 from canonical import SIDE
 from model import keras, layers, tf
-from utils import N_LANDMARKS
+from utils import FEATURE_SIZE, N_LANDMARKS
 
 BACKGROUND = 235  # grey value, 0 to 255
 EDGE = 6.0  # how much steeper the head's share becomes around HALF_SHARE: its mean over people is soft
@@ -160,6 +161,86 @@ def decode(decoder: keras.Model, features: np.ndarray) -> np.ndarray:
     """
     batches = [features[start : start + DECODING_BATCH] for start in range(0, len(features), DECODING_BATCH)]
     return np.concatenate([_decoding(decoder)(tf.constant(batch, tf.float32)).numpy() for batch in batches])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A second look: whether the picture's own feature is the one that was decoded.
+
+LOOKED_AT = 400  # faces from which `correction` is found, at most
+NEARNESS = 0.4  # of their deviations from the mean: as far as features heard from voices are
+LOOK_AXES = 64  # principal components of the features
+LOOK_PENALTY, LOOK_STEP = 0.1, 0.8  # of ridge, in mean variances; of what is missing, the share that is asked for in addition
+
+
+def face_network(feature_size: int):
+    """Return the face network as a function of pictures, in which it finds the face first, as preprocess.py does.
+
+    Returns:
+        Function from uint8 (n, height, width, 3), RGB, to float32 (n, feature_size); nan where there is no face.
+
+    Raises:
+        InputError: if VGG-Face's weights are needed and cannot be had.
+    """
+    import vggface
+
+    embed = None if feature_size == FEATURE_SIZE["dlib"] else vggface.face_embedder()
+
+    def see(pictures):
+        seen = np.full((len(pictures), feature_size), np.nan, np.float32)
+        for number, picture in enumerate(pictures):
+            box = media.largest_face(picture)
+            if box is not None:
+                crop = embed and media.crop_face(picture, box)
+                seen[number] = embed(crop[None])[0] if embed else media.dlib_feature(picture, box)
+        return seen
+
+    return see
+
+
+def correction(decoder: keras.Model, see, features: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Find what to ask for in addition where a picture's own feature lacks something.
+
+    The features of decoded pictures are regressed on the coefficients of what was asked for, on LOOK_AXES; the correction is
+    the ridge solution backwards.
+
+    Args:
+        see: of `face_network`.
+        features: float32 (n, D), some that the decoder was fitted to; centre: float32 (D,), the mean feature.
+
+    Returns:
+        float32 (2, LOOK_AXES, D): what is missing, times the first one transposed, times the second one, is to be added.
+    """
+    some = np.linspace(0, len(features) - 1, min(LOOKED_AT, len(features))).astype(int)
+    deviations = (features[some] - centre).astype(np.float64)
+    seen = see(decode(decoder, centre + NEARNESS * deviations))
+    found = np.isfinite(seen[:, 0])
+    both = np.zeros((2, LOOK_AXES, len(centre)), np.float32)
+    if found.sum() < 2:  # nothing to be learned, nothing to be corrected
+        return both
+    deviations, seen = deviations[found], (seen[found] - seen[found].mean(0)) / NEARNESS
+    _, strengths, axes = np.linalg.svd(deviations, full_matrices=False)
+    rank = min(LOOK_AXES, (strengths > 1e-3 * strengths[0]).sum())
+    spread = strengths[:rank] / np.sqrt(len(deviations))
+    coefficients = deviations @ axes[:rank].T / spread  # of variance 1
+    response = np.linalg.solve(coefficients.T @ coefficients + np.eye(rank), coefficients.T @ seen)  # (R, D)
+    square = response @ response.T
+    back = np.linalg.solve(square + LOOK_PENALTY * np.trace(square) / rank * np.eye(rank), response)
+    both[:, :rank] = back, spread[:, None] * axes[:rank]
+    return both
+
+
+def decode_looking(decoder: keras.Model, see, features: np.ndarray, centre: np.ndarray, correction: np.ndarray, looks: int):
+    """Decode faces as `decode` does; look at them and ask for what their own features lack, `looks` times.
+
+    A picture in which there is no face stays as it is.
+    """
+    wanted = asked = features - centre
+    back, axes = correction
+    mean = see(decode(decoder, centre[None]))
+    for _ in range(looks if np.isfinite(mean).all() else 0):
+        missing = np.nan_to_num(wanted - (see(decode(decoder, centre + asked)) - mean))
+        asked = asked + LOOK_STEP * (missing @ back.T) @ axes
+    return decode(decoder, centre + asked)
 
 
 def first_layer(decoder: keras.Model):

@@ -105,6 +105,9 @@ def train(options, folder: Path) -> None:
         f"{feature_size} numbers a face",
         file=sys.stderr,
     )
+    import decoder
+
+    see = decoder.face_network(feature_size)
     started = time.perf_counter()
     landmarks = np.stack([utils.load_landmarks(options.data, name) for name in chosen["train"]])
     reference = canonical.reference_shape(landmarks)
@@ -113,7 +116,6 @@ def train(options, folder: Path) -> None:
     people = [utils.video_of(name) for name in faces.names]
     statistics = canonical.fit(faces.features, people, faces.halves, faces.shapes, faces.conditions, reference)
 
-    import decoder
     import model
 
     network, score = build(options, statistics)
@@ -138,6 +140,7 @@ def train(options, folder: Path) -> None:
             best = record["val_loss"]
             runs.save_weights(folder / utils.BEST_WEIGHTS, network)
     network = runs.load_decoder(folder, runs.read_run(folder, "decoder"))
+    utils.save_array(folder / utils.CORRECTION, decoder.correction(network, see, faces.features, statistics.centre))
     draw_decoded(folder / "decoded.png", options.data, unseen, network)
     print(f"train: {folder / 'decoded.png'}: validation people, as they are and decoded from their features")
     print(f"train: {folder / utils.BEST_WEIGHTS}")

@@ -62,6 +62,9 @@ class Options:
         metavar="RUN",
     )
     exaggerate: float = option("decoded faces are so many times as far from the mean face; the paper's page shows 1.4", 1.0)
+    looks: int = option(
+        "how often the face network looks at a face decoded from a voice, and what its own feature lacks is added", 3
+    )
     audio: tuple[Path, ...] = option("recordings, of any format and 2.6 to 120 s", (), nargs="+", metavar="FILE")
     gallery_faces: Path | None = option("with --audio: folder of photos to choose from, instead of the faces of --data", None)
     match: tuple[Path, ...] = option(
@@ -75,6 +78,7 @@ class Options:
         check(self.batch_size >= 1, f"--batch-size: expected at least 1, found {self.batch_size}")
         check(self.rows >= 1, f"--rows: expected at least 1, found {self.rows}")
         check(0 <= self.exaggerate <= 10, f"--exaggerate: expected 0 to 10, found {self.exaggerate}")
+        check(self.looks >= 0, f"--looks: expected 0 or more, found {self.looks}")
         check(not self.gallery_faces or bool(self.audio), "--gallery-faces: expected --audio with it, found none")
         check(not self.match or bool(self.audio), "--match: expected --audio with it, found none")
         check(not (self.match and self.gallery_faces), "--match: expected without --gallery-faces, found both")
@@ -92,12 +96,29 @@ class FaceDecoder:
     centre: np.ndarray  # float32 (D,), the mean face feature
     exaggerate: float
     learned: list[str]  # clips or photos that it was fitted to
+    looks: int
+    correction: np.ndarray | None  # of `decoder.correction`; None without looks
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Decode face features, float32 (n, D). Returns uint8 (n, SIDE, SIDE, 3), RGB."""
+        """Decode features of true faces, float32 (n, D). Returns uint8 (n, SIDE, SIDE, 3), RGB."""
         import decoder
 
-        return decoder.decode(self.network, self.centre + self.exaggerate * (features - self.centre))
+        return decoder.decode(self.network, self._exaggerated(features))
+
+    def heard(self, features: np.ndarray) -> np.ndarray:
+        """Decode features predicted from voices, float32 (n, D), and look at the pictures. Returns as for true faces.
+
+        What is heard is near the mean face, where what a picture happens to add counts most.
+        """
+        import decoder
+
+        if self.looks == 0:
+            return self(features)
+        see = decoder.face_network(len(self.centre))
+        return decoder.decode_looking(self.network, see, self._exaggerated(features), self.centre, self.correction, self.looks)
+
+    def _exaggerated(self, features):
+        return self.centre + self.exaggerate * (features - self.centre)
 
 
 def face_decoder(options: Options, feature_size: int) -> FaceDecoder | None:
@@ -116,7 +137,9 @@ def face_decoder(options: Options, feature_size: int) -> FaceDecoder | None:
         run = runs.read_run(folder, "decoder")
         if run["feature_size"] != feature_size:
             raise InputError(f"{folder}: expected a run on {feature_size} numbers a face, found {run['feature_size']}")
-        return FaceDecoder(runs.load_decoder(folder, run), run["centre"], options.exaggerate, run["clips"]["train"])
+        correction = runs.load_correction(folder, run) if options.looks else None
+        network, learned = runs.load_decoder(folder, run), run["clips"]["train"]
+        return FaceDecoder(network, run["centre"], options.exaggerate, learned, options.looks, correction)
     except InputError as error:
         if options.decoder:
             raise InputError(f"--decoder: {error}") from None
@@ -379,8 +402,8 @@ def draw_pictures(folder: Path, data: Path, heard: dict[str, Heard], rankings: d
         )
         columns = {"true face": [Shown(image(n), f"rank {ranks[n]} of {len(ranks)}") for n in queries]}
         if decode:
-            for column, features in (("decoded from it", test.faces), ("decoded from\nthe voice", test.voices)):
-                columns[column] = [Shown(picture, "") for picture in decode(features[queries])]
+            columns["decoded from it"] = [Shown(picture, "") for picture in decode(test.faces[queries])]
+            columns["decoded from\nthe voice"] = [Shown(picture, "") for picture in decode.heard(test.voices[queries])]
         rows = [Query(list(left), of_query) for *left, of_query in zip(*columns.values(), found)]
         shown = f"{len(queries)} of {len(all_queries)} such voices" if len(queries) < len(all_queries) else "all such voices"
         paths.append(folder / f"{name}.png")
@@ -533,7 +556,7 @@ def answer(options: Options, folder: Path, run: dict, data: Path, decode) -> Non
                 print(f"  {place}  cosine {cosine:.3f}  {names[number]}")
     columns = {"recording": [recording.name for recording in options.audio]}
     if decode:
-        faces_heard = decode(centre + voices)
+        faces_heard = decode.heard(centre + voices)
         columns["the face it hears"] = [Shown(picture, "") for picture in faces_heard]
         for path, picture in zip(heard_paths(folder, options.audio), faces_heard):
             utils.save_bytes(path, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())

@@ -406,6 +406,12 @@ def mirror_landmarks(landmarks: np.ndarray, width: int) -> np.ndarray:
     return mirrored
 
 
+def largest_face(picture: np.ndarray):
+    """Return the box (top, right, bottom, left), pixels, of a picture's largest face, uint8 (height, width, 3), or None."""
+    boxes = face_boxes(picture, "hog", 0) or face_boxes(picture, "hog", 1)
+    return max(boxes, key=lambda box: box[2] - box[0], default=None)
+
+
 def dlib_feature(frame: np.ndarray, box) -> np.ndarray:
     """Return dlib's feature of a face in a frame, uint8 (height, width, 3), RGB, by its box: float32 (128,)."""
     return _face_recognition().face_encodings(np.ascontiguousarray(frame), [box])[0].astype(np.float32)

@@ -169,6 +169,16 @@ def load_decoder(folder: Path, run: dict):
     return _with_best_weights(network, folder, f"--model decoder, {run['feature_size']} inputs, {run['rank']} components")
 
 
+def load_correction(folder: Path, run: dict) -> np.ndarray:
+    """Read a decoder's `decoder.correction`, float32 (2, LOOK_AXES, D). Raises InputError."""
+    import decoder
+
+    path = folder / utils.CORRECTION
+    if not path.exists():
+        raise InputError(f"{path}: expected what train.py --model decoder wrote, found no such file; train anew, or --looks 0")
+    return utils.load_array(path, np.float32, (2, decoder.LOOK_AXES, run["feature_size"]))
+
+
 def _with_best_weights(network, folder: Path, description: str):
     import model
 

@@ -47,6 +47,7 @@ DATA = Path("data")
 CHECKPOINTS = Path("checkpoints")
 # In a run's folder.
 OPTIONS, CLIPS, CENTRE, HISTORY = "options.json", "clips.json", "centre.pkl", "history.jsonl"
+CORRECTION = "correction.pkl"
 BEST_WEIGHTS, LAST_WEIGHTS = "best.weights.h5", "last.weights.h5"
 
 

@@ -491,27 +491,17 @@ SHARPNESS_SIDE = 128  # pixels, of the face whose sharpness is measured
 PLAIN_SIDE, PLAIN_TEXTURE, PLAIN_LANDMARKS = 128, 200, 30  # the plain way: pixels, principal components
 PLAIN_PENALTY = 0.1  # of its ridge, a share of the features' mean variance
 PLAIN_FRAME = (0.19, 0.97), (0.11, 0.89)  # of a picture of S pixels, rows and columns: what the plain way sees
-EXAGGERATIONS = (1.0, 1.4)  # how many times as far from the mean face; the paper's page shows 1.4
-CENTRE_CLIPS = 200  # learned ones, at most, whose pictures' mean feature is where pictures are seen from
-
-
-def feature_of(picture: np.ndarray) -> np.ndarray:
-    """Return dlib's feature of the largest face in a picture, uint8 RGB: float32 (128,), nan where there is no face."""
-    import media
-
-    boxes = media.face_boxes(picture, "hog", 0) or media.face_boxes(picture, "hog", 1)
-    if not boxes:
-        return np.full(128, np.nan, np.float32)
-    return media.dlib_feature(picture, max(boxes, key=lambda box: box[2] - box[0]))
+CENTRE_CLIPS = 100  # learned ones, at most, whose pictures' mean feature is where pictures are seen from
 
 
 @functools.cache
 def feature_of_file(path: Path) -> np.ndarray:
-    """Do `feature_of` of a picture file; nan where there is none."""
+    """Return dlib's feature of the largest face in a picture file: float32 (128,), nan where there is no face, or no file."""
+    import decoder
     import media
 
     picture = media.read_photo(path)
-    return np.full(128, np.nan, np.float32) if picture is None else feature_of(picture)
+    return np.full(128, np.nan, np.float32) if picture is None else decoder.face_network(128)([picture])[0]
 
 
 def face_sharpness(picture: np.ndarray, landmarks: np.ndarray, reference: np.ndarray) -> float:
@@ -632,11 +622,12 @@ def print_decoder(decode, landmarks, one_pass, photos: Photos, people, gallery, 
         centre: where features are seen from.
         reference: the mean shape.
     """
+    import decoder
     import retrieval
 
     n = len(photos.features)
     pictures, shapes = decode(photos.features), landmarks(photos.features)
-    found = np.stack([feature_of(picture) for picture in pictures]) - centre
+    found = decoder.face_network(len(centre))(pictures) - centre
     asked = np.zeros_like(gallery)  # where there is no face, nothing is similar
     asked[:n] = np.nan_to_num(found)
     ranks = retrieval.rank(asked, gallery - centre, people).ranks[:n]
@@ -688,26 +679,29 @@ def unseen_photos(data: Path, run: dict, network) -> None:
     print_decoder(decode, landmarks, decode, photos, people, gallery, truths, centre, reference)
 
 
-def pictures_seen(decode, centre: np.ndarray, voices: np.ndarray, faces: np.ndarray, authors: Path | None, clips) -> dict:
+def pictures_seen(decode, voices: np.ndarray, faces: np.ndarray, authors: Path | None, clips) -> dict:
     """Return the features of all pictures to be compared, each (N, 128), by what they are made of and by whom.
 
     Args:
-        decode: function from features to pictures; centre: of the decoder's run.
+        decode: an evaluate.FaceDecoder.
         voices, faces: features predicted from the voices, and those of the true faces.
         authors: folder with the paper's own pictures, or None; clips: names of them.
     """
+    import decoder
+
+    see, looks = decoder.face_network(128), f"decoded, {decode.looks} looks"
+    ways = {"the voice": {"decoded": decode, looks: decode.heard}, "the true face": {"decoded": decode}}
     seen = {}
     for made_of, features, folder in (("the voice", voices, "voice_to_face"), ("the true face", faces, "face_to_face")):
-        for factor in EXAGGERATIONS:
-            pictures = decode(centre + np.float32(factor) * (features - centre))
-            seen[made_of, f"decoded, x {factor:g}"] = np.stack([feature_of(picture) for picture in pictures])
+        for way, function in ways[made_of].items():
+            seen[made_of, way] = see(function(features))
         if authors:
             files = [authors / folder / f"{clip}.jpg" for clip in clips]
             seen[made_of, "the paper's own"] = np.stack([feature_of_file(path) for path in files])
     return seen
 
 
-def rank_pictures(folder: Path, decode, centre: np.ndarray, authors: Path | None):
+def rank_pictures(folder: Path, decode, authors: Path | None):
     """Let the pictures of a voice run's unseen people look for the true faces.
 
     Returns:
@@ -726,7 +720,7 @@ def rank_pictures(folder: Path, decode, centre: np.ndarray, authors: Path | None
     clips, n = test + learned, len(test)
     voices, faces = pipeline.predict_features(runs.load_encoder(folder, run), data, clips, size, 8)
     seen = {("the voice", "the feature, no picture"): voices[:n] - run["centre"]}
-    for name, features in pictures_seen(decode, centre, voices, faces, authors, clips).items():
+    for name, features in pictures_seen(decode, voices, faces, authors, clips).items():
         seen[name] = features[:n] - np.nanmean(features[n:], axis=0)  # pictures have a mean of their own
     videos = [utils.video_of(clip) for clip in test]
     rankings = {
@@ -735,11 +729,11 @@ def rank_pictures(folder: Path, decode, centre: np.ndarray, authors: Path | None
     return rankings, videos, {name: np.isfinite(features[:, 0]) for name, features in seen.items()}
 
 
-def unseen_voices(folders: list[Path], decode, centre: np.ndarray, authors: Path | None) -> None:
+def unseen_voices(folders: list[Path], decode, authors: Path | None) -> None:
     """Measure what is decoded from unseen people's voices, all runs together."""
     import retrieval
 
-    of_runs = [rank_pictures(folder, decode, centre, authors) for folder in folders]
+    of_runs = [rank_pictures(folder, decode, authors) for folder in folders]
     galleries = [len(videos) for _, videos, _ in of_runs]
     found = {name: np.concatenate([has[name] for *_, has in of_runs]) for name in of_runs[0][2]}
     kept = np.logical_and.reduce(list(found.values()))
@@ -769,7 +763,7 @@ def unseen_voices(folders: list[Path], decode, centre: np.ndarray, authors: Path
 
 def decoder(options) -> None:
     """Measure the face decoder on people that it never saw, beside a plain linear one and the paper's pictures."""
-    import decoder
+    import evaluate
     import runs
     import utils
 
@@ -781,7 +775,8 @@ def decoder(options) -> None:
     unseen_photos(options.data, run, network)
     if options.voices:
         folders = [utils.run_folder(name) for name in options.voices]
-        unseen_voices(folders, lambda features: decoder.decode(network, features), run["centre"], options.authors)
+        decode = evaluate.face_decoder(evaluate.Options(decoder=options.run), run["feature_size"])
+        unseen_voices(folders, decode, options.authors)
 
 
 def main() -> None:

@@ -103,6 +103,7 @@ def write_decoder_run(network, folder):
     utils.write_json(folder / utils.OPTIONS, options)
     utils.write_json(folder / utils.CLIPS, {"train": ["a_1"], "val": ["b_1"]})
     utils.save_array(folder / utils.CENTRE, np.zeros(feature_size, np.float32))
+    utils.save_array(folder / utils.CORRECTION, np.zeros((2, 64, feature_size), np.float32))
     return folder
 
 

@@ -374,3 +374,59 @@ def test_the_feature_loss_alone_teaches_what_the_face_network_wants_to_see(netwo
     assert losses[0][:2].tolist() == [0, 0] and losses[-1][2] < 0.85 * losses[0][2]
     changed = [np.abs(weight - old).max() > 1e-5 for weight, old in zip(network.trainable_variables, before)]
     assert all(changed)  # textures and landmarks, through the warp
+
+
+# ---------------------------------------------------------------- a second look
+
+
+@pytest.fixture
+def seen_through_glass(rng, monkeypatch):
+    """A decoder whose pictures are the features themselves, and a face network that sees them distorted: see(features)."""
+    size = 12
+    glass = np.eye(size) + 0.5 * rng.normal(size=(size, size)) / np.sqrt(size)
+    monkeypatch.setattr(decoder, "decode", lambda _, features: features)
+    return lambda pictures: (np.tanh(pictures @ glass) + 0.3).astype(np.float32)
+
+
+def test_looking_finds_what_to_ask_for(seen_through_glass, rng):
+    see, centre = seen_through_glass, np.full(12, 0.1, np.float32)
+    features = (centre + 0.3 * rng.normal(size=(300, 12))).astype(np.float32)
+    correction = decoder.correction(None, see, features, centre)
+    assert correction.shape == (2, decoder.LOOK_AXES, 12) and correction.dtype == np.float32
+    wanted = (centre + 0.1 * rng.normal(size=(20, 12))).astype(np.float32)
+
+    def off(looks):
+        pictures = decoder.decode_looking(None, see, wanted, centre, correction, looks)
+        return np.abs(see(pictures) - see(centre[None]) - (wanted - centre)).mean()
+
+    np.testing.assert_allclose(decoder.decode_looking(None, see, wanted, centre, correction, 0), wanted, atol=1e-6)
+    assert off(1) < 0.6 * off(0) and off(6) < 0.1 * off(0)
+
+
+def test_a_picture_without_a_face_stays_as_it_is(seen_through_glass, rng):
+    centre = np.zeros(12, np.float32)
+    features = (0.3 * rng.normal(size=(300, 12))).astype(np.float32)
+
+    def see(pictures):
+        return np.where(pictures[:, :1] > 0.35, np.nan, seen_through_glass(pictures)).astype(np.float32)
+
+    correction = decoder.correction(None, see, features, centre)
+    assert np.isfinite(correction).all() and np.abs(correction).max() > 0
+    wanted = features[:2].copy()
+    wanted[:, 0] = 0.5, 0.0
+    pictures = decoder.decode_looking(None, see, wanted, centre, correction, 3)
+    np.testing.assert_array_equal(pictures[0], wanted[0])
+    assert np.abs(pictures[1] - wanted[1]).max() > 0.01
+    blind = decoder.correction(None, lambda pictures: np.full_like(pictures, np.nan), features, centre)
+    np.testing.assert_array_equal(blind, 0)
+
+
+def test_the_face_network_sees_as_preprocessing_does(frames):
+    import face_recognition
+
+    blank = np.full((80, 90, 3), 200, np.uint8)
+    seen = decoder.face_network(128)([frames[0], blank, frames[1]])
+    assert seen.shape == (3, 128) and seen.dtype == np.float32 and np.isnan(seen[1]).all()
+    for number in (0, 1):
+        expected = face_recognition.face_encodings(frames[number])[0]
+        np.testing.assert_allclose(seen[2 * number], expected, atol=0.02)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import ffmpeg
 
+import decoder
 import evaluate
 import media
 import retrieval
@@ -238,13 +239,13 @@ def test_grids_show_two_decoded_faces(run, decoder_run, demo_data, tmp_path, cap
 
 
 def test_a_decoder_that_learned_test_people_is_shouted(run, decoder_run, demo_data, tmp_path, capsys):
-    folder, decoder = (shutil.copytree(of, tmp_path / name) for of, name in ((run, "run"), (decoder_run, "decoder")))
+    folder, faces = (shutil.copytree(of, tmp_path / name) for of, name in ((run, "run"), (decoder_run, "decoder")))
     seed = json.loads((run / utils.OPTIONS).read_text())["seed"]
     test = utils.split_clips(utils.ready_clips(demo_data), seed)["test"]
-    clips = json.loads((decoder / utils.CLIPS).read_text())
+    clips = json.loads((faces / utils.CLIPS).read_text())
     for learned, n in ((test[:1], 1), ([], 0)):
-        (decoder / utils.CLIPS).write_text(json.dumps({**clips, "train": learned}))
-        assert evaluate.main(["--run", str(folder), "--k", "1", "--decoder", str(decoder)]) == 0
+        (faces / utils.CLIPS).write_text(json.dumps({**clips, "train": learned}))
+        assert evaluate.main(["--run", str(folder), "--k", "1", "--decoder", str(faces)]) == 0
         said = f"{n} of {len(test)} clips were used to fit the face decoder: {test[0]}"
         assert (f"LEAK? {said}" in capsys.readouterr().err) == bool(n)
         assert (said in json.loads((folder / "metrics.json").read_text())["leaks"]) == bool(n)
@@ -264,6 +265,34 @@ def test_decoded_faces_are_exaggerated_from_the_mean(decoder_run, rng):
     assert (decoded[0.0] == mean).all()
     away = [np.abs(decoded[factor] - mean).mean() for factor in (1.0, 1.4)]
     assert 1.1 * away[0] < away[1] < 1.7 * away[0]
+
+
+def test_what_is_heard_is_looked_at(decoder_run, demo_data, rng):
+    """The decoded face's own feature comes nearer to what was heard; features of true faces are decoded as they are."""
+    network = decoder.face_network(128)
+    clips = utils.ready_clips(demo_data)[:6]
+    centre = runs.read_run(decoder_run, "decoder")["centre"]
+    heard = centre + 0.4 * (np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
+    plain, looking = (evaluate.face_decoder(evaluate.Options(decoder=str(decoder_run), looks=n), 128) for n in (0, 3))
+    np.testing.assert_array_equal(plain(heard), plain.heard(heard))
+    np.testing.assert_array_equal(plain(heard), looking(heard))
+    mean = network(plain(centre[None]))
+    cosines = [
+        (retrieval.normalise(network(pictures) - mean) * retrieval.normalise(heard - centre)).sum(axis=1).mean()
+        for pictures in (plain.heard(heard), looking.heard(heard))
+    ]
+    assert cosines[1] > cosines[0] + 0.03
+
+
+def test_looks_need_what_training_found(run, decoder_run, tmp_path, capsys):
+    broken = shutil.copytree(decoder_run, tmp_path / "broken")
+    (broken / utils.CORRECTION).unlink()
+    assert evaluate.main(["--run", str(run), "--decoder", str(broken)]) == 1
+    said = f"{broken / utils.CORRECTION}: expected what train.py --model decoder wrote, found no such file; train anew, or"
+    assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        evaluate.main(["--looks", "-1"])
+    assert "--looks: expected 0 or more, found -1" in capsys.readouterr().err
 
 
 def test_a_decoder_is_taken_without_being_named_if_it_fits(decoder_run, wide_decoder_run, checkpoints, capsys):

@@ -349,7 +349,8 @@ def test_an_earlier_run_is_kept(tmp_path, capsys):
 
 # ---------------------------------------------------------------- the face decoder
 
-DECODER_FILES = {utils.BEST_WEIGHTS, utils.CENTRE, utils.CLIPS, utils.OPTIONS, "history.jsonl", "decoded.png"}
+DECODER_FILES = {utils.BEST_WEIGHTS, utils.CENTRE, utils.CLIPS, utils.OPTIONS, utils.CORRECTION, "history.jsonl"}
+DECODER_FILES.add("decoded.png")
 
 
 def train_decoder(data, run, *more):
