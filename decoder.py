@@ -167,7 +167,7 @@ def decode(decoder: keras.Model, features: np.ndarray) -> np.ndarray:
 # A second look: whether the picture's own feature is the one that was decoded.
 
 LOOKED_AT = 400  # faces from which `correction` is found, at most
-NEARNESS = 0.4  # of their deviations from the mean: as far as features heard from voices are
+NEARNESS = 0.4  # of true faces' deviations from the mean: as far as regression from voices comes, with which it was measured
 LOOK_AXES = 64  # principal components of the features
 LOOK_PENALTY, LOOK_STEP = 0.1, 0.8  # of ridge, in mean variances; of what is missing, the share that is asked for in addition
 

@@ -97,7 +97,7 @@ class FaceDecoder:
     exaggerate: float
     learned: list[str]  # clips or photos that it was fitted to
     looks: int
-    correction: np.ndarray | None  # of `decoder.correction`; None without looks
+    correction: np.ndarray  # float32 (2, LOOK_AXES, D), of `decoder.correction`
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Decode features of true faces, float32 (n, D). Returns uint8 (n, SIDE, SIDE, 3), RGB."""
@@ -105,17 +105,29 @@ class FaceDecoder:
 
         return decoder.decode(self.network, self._exaggerated(features))
 
-    def heard(self, features: np.ndarray) -> np.ndarray:
-        """Decode features predicted from voices, float32 (n, D), and look at the pictures. Returns as for true faces.
+    def heard(self, voices: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """Decode what was heard, and look at the pictures.
 
-        What is heard is near the mean face, where what a picture happens to add counts most.
+        A voice encoder learns directions, and its lengths mean little: all are brought to NEARNESS of what true faces have.
+
+        Args:
+            voices: float32 (n, D), as seen from the centre of the voice encoder's run, of any length.
+            centre: float32 (D,), that centre.
+
+        Returns:
+            uint8 (n, SIDE, SIDE, 3), RGB.
         """
         import decoder
 
+        directions = retrieval.normalise(voices)
+        if centre.any():
+            features = centre + decoder.NEARNESS * np.sqrt((self.correction[1] ** 2).sum()) * directions
+        else:  # --centre zero: what is heard is a whole feature
+            features = np.linalg.norm(self.centre) * directions
         if self.looks == 0:
             return self(features)
-        see = decoder.face_network(len(self.centre))
-        return decoder.decode_looking(self.network, see, self._exaggerated(features), self.centre, self.correction, self.looks)
+        wanted, see = self._exaggerated(features), decoder.face_network(len(self.centre))
+        return decoder.decode_looking(self.network, see, wanted, self.centre, self.correction, self.looks)
 
     def _exaggerated(self, features):
         return self.centre + self.exaggerate * (features - self.centre)
@@ -137,9 +149,8 @@ def face_decoder(options: Options, feature_size: int) -> FaceDecoder | None:
         run = runs.read_run(folder, "decoder")
         if run["feature_size"] != feature_size:
             raise InputError(f"{folder}: expected a run on {feature_size} numbers a face, found {run['feature_size']}")
-        correction = runs.load_correction(folder, run) if options.looks else None
-        network, learned = runs.load_decoder(folder, run), run["clips"]["train"]
-        return FaceDecoder(network, run["centre"], options.exaggerate, learned, options.looks, correction)
+        network, correction = runs.load_decoder(folder, run), runs.load_correction(folder, run)
+        return FaceDecoder(network, run["centre"], options.exaggerate, run["clips"]["train"], options.looks, correction)
     except InputError as error:
         if options.decoder:
             raise InputError(f"--decoder: {error}") from None
@@ -403,7 +414,7 @@ def draw_pictures(folder: Path, data: Path, heard: dict[str, Heard], rankings: d
         columns = {"true face": [Shown(image(n), f"rank {ranks[n]} of {len(ranks)}") for n in queries]}
         if decode:
             columns["decoded from it"] = [Shown(picture, "") for picture in decode(test.faces[queries])]
-            columns["decoded from\nthe voice"] = [Shown(picture, "") for picture in decode.heard(test.voices[queries])]
+            columns["decoded from\nthe voice"] = [Shown(picture, "") for picture in decode.heard(voices[queries], centre)]
         rows = [Query(list(left), of_query) for *left, of_query in zip(*columns.values(), found)]
         shown = f"{len(queries)} of {len(all_queries)} such voices" if len(queries) < len(all_queries) else "all such voices"
         paths.append(folder / f"{name}.png")
@@ -470,7 +481,7 @@ def hear(encoder, recording: np.ndarray, centre: np.ndarray) -> np.ndarray:
         centre: float32 (D,).
 
     Returns:
-        float32 (D,): the mean direction of the windows' features as seen from the centre, as long as they are on average.
+        float32 (D,): the mean direction of the windows' features as seen from the centre, of length 1.
     """
     import model
     from model import tf
@@ -480,9 +491,7 @@ def hear(encoder, recording: np.ndarray, centre: np.ndarray) -> np.ndarray:
     windows = [recording[start : start + CLIP_SAMPLES] for start in starts]
     listen = tf.function(model.waveform_encoder(encoder), reduce_retracing=True)
     features = np.concatenate([listen(np.stack(windows[i : i + 8])).numpy() for i in range(0, len(windows), 8)])
-    lengths = np.linalg.norm(features - centre, axis=1)
-    direction = retrieval.normalise(retrieval.normalise(features - centre).mean(axis=0, keepdims=True))[0]
-    return direction * lengths.mean()
+    return retrieval.normalise(retrieval.normalise(features - centre).mean(axis=0, keepdims=True))[0]
 
 
 def photo_features(paths: list[Path], feature_size: int, one_face: bool) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
@@ -556,7 +565,7 @@ def answer(options: Options, folder: Path, run: dict, data: Path, decode) -> Non
                 print(f"  {place}  cosine {cosine:.3f}  {names[number]}")
     columns = {"recording": [recording.name for recording in options.audio]}
     if decode:
-        faces_heard = decode.heard(centre + voices)
+        faces_heard = decode.heard(voices, centre)
         columns["the face it hears"] = [Shown(picture, "") for picture in faces_heard]
         for path, picture in zip(heard_paths(folder, options.audio), faces_heard):
             utils.save_bytes(path, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())

@@ -175,7 +175,7 @@ def load_correction(folder: Path, run: dict) -> np.ndarray:
 
     path = folder / utils.CORRECTION
     if not path.exists():
-        raise InputError(f"{path}: expected what train.py --model decoder wrote, found no such file; train anew, or --looks 0")
+        raise InputError(f"{path}: expected what train.py --model decoder wrote, found no such file; train anew")
     return utils.load_array(path, np.float32, (2, decoder.LOOK_AXES, run["feature_size"]))
 
 

@@ -679,22 +679,29 @@ def unseen_photos(data: Path, run: dict, network) -> None:
     print_decoder(decode, landmarks, decode, photos, people, gallery, truths, centre, reference)
 
 
-def pictures_seen(decode, voices: np.ndarray, faces: np.ndarray, authors: Path | None, clips) -> dict:
+def pictures_seen(decode, voices: np.ndarray, faces: np.ndarray, centre: np.ndarray, authors: Path | None, clips) -> dict:
     """Return the features of all pictures to be compared, each (N, 128), by what they are made of and by whom.
 
     Args:
         decode: an evaluate.FaceDecoder.
-        voices, faces: features predicted from the voices, and those of the true faces.
+        voices, faces: features predicted from the voices, as seen from `centre`, and those of the true faces.
+        centre: of the voices' run.
         authors: folder with the paper's own pictures, or None; clips: names of them.
     """
     import decoder
 
-    see, looks = decoder.face_network(128), f"decoded, {decode.looks} looks"
-    ways = {"the voice": {"decoded": decode, looks: decode.heard}, "the true face": {"decoded": decode}}
-    seen = {}
-    for made_of, features, folder in (("the voice", voices, "voice_to_face"), ("the true face", faces, "face_to_face")):
-        for way, function in ways[made_of].items():
-            seen[made_of, way] = see(function(features))
+    see, seen = decoder.face_network(128), {}
+    at_once = dataclasses.replace(decode, looks=0)
+    pictures = {
+        "the voice": {
+            "decoded": at_once.heard(voices, centre),
+            f"decoded, {decode.looks} looks": decode.heard(voices, centre),
+        },
+        "the true face": {"decoded": decode(faces)},
+    }
+    for made_of, folder in (("the voice", "voice_to_face"), ("the true face", "face_to_face")):
+        for way, of_way in pictures[made_of].items():
+            seen[made_of, way] = see(of_way)
         if authors:
             files = [authors / folder / f"{clip}.jpg" for clip in clips]
             seen[made_of, "the paper's own"] = np.stack([feature_of_file(path) for path in files])
@@ -720,7 +727,7 @@ def rank_pictures(folder: Path, decode, authors: Path | None):
     clips, n = test + learned, len(test)
     voices, faces = pipeline.predict_features(runs.load_encoder(folder, run), data, clips, size, 8)
     seen = {("the voice", "the feature, no picture"): voices[:n] - run["centre"]}
-    for name, features in pictures_seen(decode, voices, faces, authors, clips).items():
+    for name, features in pictures_seen(decode, voices - run["centre"], faces, run["centre"], authors, clips).items():
         seen[name] = features[:n] - np.nanmean(features[n:], axis=0)  # pictures have a mean of their own
     videos = [utils.video_of(clip) for clip in test]
     rankings = {

@@ -274,12 +274,18 @@ def test_what_is_heard_is_looked_at(decoder_run, demo_data, rng):
     centre = runs.read_run(decoder_run, "decoder")["centre"]
     heard = centre + 0.4 * (np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
     plain, looking = (evaluate.face_decoder(evaluate.Options(decoder=str(decoder_run), looks=n), 128) for n in (0, 3))
-    np.testing.assert_array_equal(plain(heard), plain.heard(heard))
     np.testing.assert_array_equal(plain(heard), looking(heard))
+    again = plain.heard(7 * (heard - centre), centre)
+    np.testing.assert_array_equal(plain.heard(heard - centre, centre), again)  # whatever the length
+    axes = utils.load_array(decoder_run / utils.CORRECTION, np.float32, (2, 64, 128))[1]
+    as_far = centre + 0.4 * np.linalg.norm(axes) * retrieval.normalise(heard - centre)
+    assert np.abs(again - plain(as_far).astype(int)).max() <= 1
+    whole = plain.heard(heard, np.zeros(128, np.float32))  # --centre zero
+    assert np.abs(whole - plain(np.linalg.norm(centre) * retrieval.normalise(heard)).astype(int)).max() <= 1
     mean = network(plain(centre[None]))
     cosines = [
         (retrieval.normalise(network(pictures) - mean) * retrieval.normalise(heard - centre)).sum(axis=1).mean()
-        for pictures in (plain.heard(heard), looking.heard(heard))
+        for pictures in (plain.heard(heard - centre, centre), looking.heard(heard - centre, centre))
     ]
     assert cosines[1] > cosines[0] + 0.03
 
@@ -288,7 +294,7 @@ def test_looks_need_what_training_found(run, decoder_run, tmp_path, capsys):
     broken = shutil.copytree(decoder_run, tmp_path / "broken")
     (broken / utils.CORRECTION).unlink()
     assert evaluate.main(["--run", str(run), "--decoder", str(broken)]) == 1
-    said = f"{broken / utils.CORRECTION}: expected what train.py --model decoder wrote, found no such file; train anew, or"
+    said = f"{broken / utils.CORRECTION}: expected what train.py --model decoder wrote, found no such file; train anew"
     assert said in capsys.readouterr().err
     with pytest.raises(SystemExit):
         evaluate.main(["--looks", "-1"])
@@ -338,7 +344,7 @@ def test_where_the_faces_of_recordings_go(tmp_path):
 
 def test_the_face_that_a_recording_is_heard_as(run, decoder_run, voice, demo_data, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "run")
-    arguments = ["--run", folder, "--audio", voice, voice, "--decoder", decoder_run]
+    arguments = ["--run", folder, "--audio", voice, voice, "--decoder", decoder_run, "--looks", 0]
     assert evaluate.main([*map(str, arguments)]) == 0
     lines = capsys.readouterr().out.splitlines()
     written = [str(folder / "heard" / name) for name in ("me.png", "me-2.png")]
@@ -346,7 +352,9 @@ def test_the_face_that_a_recording_is_heard_as(run, decoder_run, voice, demo_dat
     centre = utils.load_array(folder / utils.CENTRE, np.float32, (128,))
     heard = evaluate.hear(runs.load_encoder(folder, runs.read_run(folder)), media.read_recording(voice), centre)
     network = runs.load_decoder(decoder_run, runs.read_run(decoder_run, "decoder"))
-    expected = network((centre + heard)[None].astype(np.float32)).numpy()[0].clip(0, 255)
+    axes = utils.load_array(decoder_run / utils.CORRECTION, np.float32, (2, 64, 128))[1]
+    heard = centre + 0.4 * np.linalg.norm(axes) * heard  # an encoder's own length means nothing
+    expected = network(heard[None].astype(np.float32)).numpy()[0].clip(0, 255)
     for path in written:
         picture = cv2.imread(path)[..., ::-1]
         assert picture.shape == (192, 192, 3) and np.abs(picture - expected).max() < 1.1
@@ -374,10 +382,9 @@ def test_whose_face_a_recording_is_like(run, demo_data, voice, capsys):
     assert lines[0] == f"{voice}: the most similar of {len(clips)} faces" and lines[:6] == lines[6:12]
     centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
     heard = evaluate.hear(runs.load_encoder(run, runs.read_run(run)), media.read_recording(voice), centre)
-    direction = retrieval.normalise(heard[None])[0]
     faces = retrieval.normalise(np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
-    best = np.argsort(-(faces @ direction))[:5]
-    expected = [f"  {place}  cosine {faces[n] @ direction:.3f}  {clips[n]}" for place, n in enumerate(best, 1)]
+    best = np.argsort(-(faces @ heard))[:5]
+    expected = [f"  {place}  cosine {faces[n] @ heard:.3f}  {clips[n]}" for place, n in enumerate(best, 1)]
     assert lines[1:6] == expected
     assert lines[12] == str(run / "audio.png") and cv2.imread(lines[12]).shape[1] > 500
 
@@ -389,8 +396,7 @@ def test_a_recording_is_heard_as_its_clip_was(run, demo_data, voice):
     clip = utils.ready_clips(demo_data)[0]
     of_clip = encoder(utils.load_spectrogram(demo_data, clip)[None].astype(np.float32)).numpy() - centre
     heard = evaluate.hear(encoder, media.read_recording(voice), centre)
-    assert retrieval.normalise(heard[None])[0] @ retrieval.normalise(of_clip)[0] > 0.9
-    assert np.linalg.norm(heard) == pytest.approx(np.linalg.norm(of_clip), rel=0.2)
+    assert heard @ retrieval.normalise(of_clip)[0] > 0.9 and np.linalg.norm(heard) == pytest.approx(1)
 
 
 def test_the_speaker_encoder_is_judged_and_asked_as_the_other(demo_data, voice, tmp_path, capsys):
@@ -420,8 +426,7 @@ def test_a_long_recording_is_averaged_over_windows(run, rng):
     long = 0.1 * rng.normal(size=13 * 16000).astype(np.float32)
     starts = (0, 3 * 16000, 6 * 16000, 7 * 16000)
     parts = [evaluate.hear(encoder, long[start : start + 96_000], centre) for start in starts]
-    direction = retrieval.normalise(np.mean(retrieval.normalise(np.stack(parts)), axis=0, keepdims=True))[0]
-    expected = np.mean(np.linalg.norm(parts, axis=1)) * direction  # as far from the centre as its windows are
+    expected = retrieval.normalise(np.mean(parts, axis=0, keepdims=True))[0]
     np.testing.assert_allclose(evaluate.hear(encoder, long, centre), expected, atol=1e-4)
 
 
