@@ -7,16 +7,16 @@ RUN = .venv/bin/python
 .PHONY: demo test lint lock clean
 
 # From nothing to retrieval tables and their pictures, on synthetic people: a face decoder, then the pretrained encoder, then the
-# paper's.
+# paper's. Without second looks at what is decoded: the face network was never meant for drawn faces.
 demo: .venv/installed
 	$(RUN) data/make_demo.py --out $(DEMO) --seed $(SEED)
 	$(RUN) preprocess.py --csv $(DEMO)/avspeech_demo.csv --data $(DEMO) --face-model dlib
 	rm -rf checkpoints/demo checkpoints/demo-speaker checkpoints/demo-decoder
 	$(RUN) train.py --model decoder --data $(DEMO) --run demo-decoder --seed $(SEED)
 	$(RUN) train.py --data $(DEMO) --run demo-speaker --encoder speaker --seed $(SEED)
-	$(RUN) evaluate.py --run demo-speaker --decoder demo-decoder --k 1 5 10
+	$(RUN) evaluate.py --run demo-speaker --decoder demo-decoder --looks 0 --k 1 5 10
 	$(RUN) train.py --data $(DEMO) --run demo --width 0.125 --seconds 3 --batch-size 4 --epochs 20 --seed $(SEED)
-	$(RUN) evaluate.py --run demo --decoder demo-decoder --k 1 5 10
+	$(RUN) evaluate.py --run demo --decoder demo-decoder --looks 0 --k 1 5 10
 
 test: .venv/installed lint
 	$(RUN) -m pytest
