@@ -214,18 +214,18 @@ def correction(decoder: keras.Model, see, features: np.ndarray, centre: np.ndarr
     deviations = (features[some] - centre).astype(np.float64)
     seen = see(decode(decoder, centre + NEARNESS * deviations))
     found = np.isfinite(seen[:, 0])
-    both = np.zeros((2, LOOK_AXES, len(centre)), np.float32)
-    if found.sum() < 2:  # nothing to be learned, nothing to be corrected
-        return both
-    deviations, seen = deviations[found], (seen[found] - seen[found].mean(0)) / NEARNESS
     _, strengths, axes = np.linalg.svd(deviations, full_matrices=False)
     rank = min(LOOK_AXES, (strengths > 1e-3 * strengths[0]).sum())
     spread = strengths[:rank] / np.sqrt(len(deviations))
-    coefficients = deviations @ axes[:rank].T / spread  # of variance 1
+    both = np.zeros((2, LOOK_AXES, len(centre)), np.float32)
+    both[1, :rank] = spread[:, None] * axes[:rank]
+    if found.sum() < 2:  # nothing to be learned, nothing to be corrected
+        return both
+    coefficients = deviations[found] @ axes[:rank].T / spread  # of variance 1
+    seen = (seen[found] - seen[found].mean(0)) / NEARNESS
     response = np.linalg.solve(coefficients.T @ coefficients + np.eye(rank), coefficients.T @ seen)  # (R, D)
     square = response @ response.T
-    back = np.linalg.solve(square + LOOK_PENALTY * np.trace(square) / rank * np.eye(rank), response)
-    both[:, :rank] = back, spread[:, None] * axes[:rank]
+    both[0, :rank] = np.linalg.solve(square + LOOK_PENALTY * np.trace(square) / rank * np.eye(rank), response)
     return both
 
 

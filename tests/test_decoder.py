@@ -418,7 +418,8 @@ def test_a_picture_without_a_face_stays_as_it_is(seen_through_glass, rng):
     np.testing.assert_array_equal(pictures[0], wanted[0])
     assert np.abs(pictures[1] - wanted[1]).max() > 0.01
     blind = decoder.correction(None, lambda pictures: np.full_like(pictures, np.nan), features, centre)
-    np.testing.assert_array_equal(blind, 0)
+    np.testing.assert_array_equal(blind[0], 0)
+    assert (blind[1] ** 2).sum() == pytest.approx((features**2).sum(axis=1).mean(), rel=0.05)  # the faces' spread
 
 
 def test_the_face_network_sees_as_preprocessing_does(frames):
