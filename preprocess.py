@@ -111,7 +111,7 @@ class Options:
 
     def __post_init__(self):
         found = "both" if self.csv else "neither"
-        check((self.csv is None) != (self.faces is None), f"--csv: expected that or --faces, found {found}")
+        check((self.csv is None) != (self.faces is None), f"--csv: expected either --csv or --faces, found {found}")
         check(self.limit is None or self.limit >= 1, f"--limit: expected at least 1, found {self.limit}")
         shard = re.fullmatch(r"(\d+)/(\d+)", self.shard)
         check(

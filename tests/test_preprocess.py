@@ -496,7 +496,7 @@ def test_either_a_csv_or_photos(arguments, found, capsys):
     with pytest.raises(SystemExit) as ended:
         preprocess.main(arguments)
     assert ended.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith(f"--csv: expected that or --faces, found {found}")
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"--csv: expected either --csv or --faces, found {found}")
 
 
 def test_folders_without_photos(tmp_path, capsys):
