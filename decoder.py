@@ -8,15 +8,19 @@ B is the batch size, S the side of a picture in pixels, D the numbers of a face 
 Source: Cole et al., "Synthesizing Normalized Faces from Facial Identity Features", CVPR 2017.
 """
 
+import dataclasses
 import functools
+import math
 
 import numpy as np
 
 import canonical
 import media
-from canonical import SIDE
+import retrieval
+import textures
 from model import keras, layers, tf
-from utils import FEATURE_SIZE, N_LANDMARKS
+from textures import HALF, SIDE
+from utils import N_LANDMARKS
 
 BACKGROUND = 235  # grey value, 0 to 255
 EDGE = 6.0  # how much steeper the head's share becomes around HALF_SHARE: its mean over people is soft
@@ -33,8 +37,7 @@ CROP_SIDE, CROP_BELOW_EYES = 3.2, 0.56
 class Compose(layers.Layer):
     """Puts a head on plain BACKGROUND, and its left half beside the right one.
 
-    Takes float32 (B, S, S / 2, 4), 0 to 255: colours times the head's share of the pixel, and that share. Returns float32
-    (B, S, S, 3), 0 to 255.
+    Takes half textures, see HALF, float32 (B, S, S / 2, 4), 0 to 255. Returns float32 (B, S, S, 3), 0 to 255.
     """
 
     def call(self, half):
@@ -72,15 +75,15 @@ def _bending(places, points):
 
 
 class Warp(layers.Layer):
-    """Warps textures from the reference shape, its only weight, to landmarks, by the thin-plate spline of `canonical.spline`.
+    """Warps textures from the reference shape, its only weight, to landmarks, by the thin-plate spline of `textures.spline`.
 
     Takes float32 (B, S, S, C) and (B, 68, 2); returns float32 (B, S, S, C), differentiable in both. The border stays in place.
     """
 
     def __init__(self, **more):
         super().__init__(trainable=False, **more)
-        self.border, self.places = (tf.constant(points / SIDE) for points in (canonical.border(), canonical.grid()))
-        self.between = tf.constant(canonical.between_grid())
+        self.border, self.places = (tf.constant(points / SIDE) for points in (textures.border(), textures.grid()))
+        self.between = tf.constant(textures.between_grid())
 
     def build(self, *_):
         self.reference = self.add_weight(name="reference", shape=(N_LANDMARKS, 2), initializer="zeros", trainable=False)
@@ -93,13 +96,13 @@ class Warp(layers.Layer):
         places = tf.cast(places, tf.float64)
         affine, at = (tf.concat([tf.ones_like(of[..., :1]), of], axis=2) for of in (points, places))
         n = points.shape[1]
-        upper = _bending(points, points) + canonical.SMOOTHING / n * tf.eye(n, dtype=tf.float64)
+        upper = _bending(points, points) + textures.SMOOTHING / n * tf.eye(n, dtype=tf.float64)
         lower = tf.concat([tf.transpose(affine, (0, 2, 1)), tf.zeros((size, 3, 3), tf.float64)], axis=2)
         system = tf.concat([tf.concat([upper, affine], axis=2), lower], axis=1)
         values = tf.concat([tf.convert_to_tensor(self.reference), self.border * SIDE, tf.zeros((3, 2))], axis=0)
         weights = tf.linalg.solve(system, tf.tile(tf.cast(values, tf.float64)[None], (size, 1, 1)))  # (B, K + 3, 2)
         found = tf.matmul(_bending(places, points), weights[:, :n]) + tf.matmul(at, weights[:, n:])
-        found = tf.reshape(tf.cast(found, tf.float32), (-1, canonical.N_GRID, canonical.N_GRID, 2))
+        found = tf.reshape(tf.cast(found, tf.float32), (-1, textures.N_GRID, textures.N_GRID, 2))
         found = tf.einsum("yi,bijc,xj->cbyx", self.between, found, self.between)
         return found[0], found[1]
 
@@ -125,8 +128,8 @@ def face_decoder(feature_size: int, rank: int) -> keras.Model:
     exact = {"dtype": "float32"}
     feature = keras.Input((feature_size,), dtype="float32", name="feature")
     coefficients = layers.Dense(rank, name="texture_coefficients", **exact)(feature)
-    half = layers.Dense(SIDE * SIDE // 2 * 4, name="texture_basis", **exact)(coefficients)
-    half = layers.Reshape((SIDE, SIDE // 2, 4), name="half", **exact)(half)
+    half = layers.Dense(math.prod(HALF), name="texture_basis", **exact)(coefficients)
+    half = layers.Reshape(HALF, name="half", **exact)(half)
     landmarks = layers.Dense(N_LANDMARKS * 2, name="landmark_slopes", **exact)(feature)
     landmarks = layers.Reshape((N_LANDMARKS, 2), name="landmarks", **exact)(landmarks)
     picture = Warp(name="warp", **exact)(Compose(name="texture", **exact)(half), landmarks)
@@ -173,7 +176,7 @@ LOOK_PENALTY, LOOK_STEP = 0.1, 0.8  # of ridge, in mean variances; of what is mi
 
 
 def face_network(feature_size: int):
-    """Return the face network as a function of pictures, in which it finds the face first, as preprocess.py does.
+    """Return the face network as a function of pictures, of each of which it sees the largest face, as preprocess.py does.
 
     Returns:
         Function from uint8 (n, height, width, 3), RGB, to float32 (n, feature_size); nan where there is no face.
@@ -183,15 +186,13 @@ def face_network(feature_size: int):
     """
     import vggface
 
-    embed = None if feature_size == FEATURE_SIZE["dlib"] else vggface.face_embedder()
+    describe = vggface.face_describer(feature_size)
 
     def see(pictures):
+        faces = {n: (picture, box) for n, picture in enumerate(pictures) if (box := media.largest_face(picture))}
         seen = np.full((len(pictures), feature_size), np.nan, np.float32)
-        for number, picture in enumerate(pictures):
-            box = media.largest_face(picture)
-            if box is not None:
-                crop = embed and media.crop_face(picture, box)
-                seen[number] = embed(crop[None])[0] if embed else media.dlib_feature(picture, box)
+        if faces:
+            seen[list(faces)] = describe(list(faces.values()))
         return seen
 
     return see
@@ -243,6 +244,52 @@ def decode_looking(decoder: keras.Model, see, features: np.ndarray, centre: np.n
     return decode(decoder, centre + asked)
 
 
+@dataclasses.dataclass(frozen=True)
+class FaceDecoder:
+    """A face decoder in use: for features of true faces, and for what is heard."""
+
+    network: keras.Model  # of `face_decoder`
+    centre: np.ndarray  # float32 (D,), the mean face feature
+    correction: np.ndarray  # float32 (2, LOOK_AXES, D), of `correction`
+    learned: list[str]  # clips or photos that it was fitted to
+    exaggerate: float = 1.0  # times as far from the mean face
+    looks: int = 0  # at the face decoded from a voice
+
+    @functools.cached_property
+    def see(self):
+        return face_network(len(self.centre))
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Decode features of true faces, float32 (n, D). Returns uint8 (n, S, S, 3), RGB."""
+        return decode(self.network, self._exaggerated(features))
+
+    def heard(self, voices: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """Decode what was heard, and look at the pictures.
+
+        A voice encoder learns directions, and its lengths mean little: all are brought to NEARNESS of what true faces have.
+
+        Args:
+            voices: float32 (n, D), as seen from the centre of the voice encoder's run, of any length.
+            centre: float32 (D,), that centre.
+
+        Returns:
+            uint8 (n, S, S, 3), RGB.
+        """
+        directions = retrieval.normalise(voices)
+        if centre.any():
+            _, axes = self.correction
+            features = centre + NEARNESS * np.linalg.norm(axes) * directions  # the axes are as long as faces are spread
+        else:  # --centre zero: what is heard is a whole feature
+            features = np.linalg.norm(self.centre) * directions
+        if self.looks == 0:
+            return self(features)
+        wanted = self._exaggerated(features)
+        return decode_looking(self.network, self.see, wanted, self.centre, self.correction, self.looks)
+
+    def _exaggerated(self, features):
+        return self.centre + self.exaggerate * (features - self.centre)
+
+
 def first_layer(decoder: keras.Model):
     """Return a decoder's first layer as a function: face features, float32 (B, D), to the texture's coefficients, (B, R).
 
@@ -265,9 +312,9 @@ def seen_by(network, reference: np.ndarray):
         network: function from float32 (B, s, s, 3), RGB, 0 to 255, to features, (B, D).
         reference: float32 (68, 2), pixels.
     """
-    eyes = reference[canonical.LEFT_EYE.start : canonical.RIGHT_EYE.stop].mean(axis=0)
-    half = CROP_SIDE * SIDE * canonical.EYE_DISTANCE / 2
-    x, y = eyes[0], eyes[1] + CROP_BELOW_EYES * SIDE * canonical.EYE_DISTANCE
+    eyes = reference[textures.EYES].mean(axis=0)
+    half = CROP_SIDE * SIDE * textures.EYE_DISTANCE / 2
+    x, y = eyes[0], eyes[1] + CROP_BELOW_EYES * SIDE * textures.EYE_DISTANCE
     rows, columns = (slice(max(0, round(at - half)), round(at + half)) for at in (y, x))
     return lambda pictures: network(pictures[:, rows, columns])
 

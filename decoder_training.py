@@ -1,6 +1,6 @@
 """The training of the face decoder, train.py --model decoder: portraits of preprocess.py -> textures -> statistics -> weights.
 
-M is the numbers of half a texture, C those of the conditions; see `canonical`.
+M is the numbers of half a texture, C those of the conditions; see `textures`.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import canonical
 import media
 import pictures
 import runs
+import textures
 import utils
 import workers
 from utils import InputError
@@ -31,7 +32,7 @@ LOSSES = ("landmark", "texture", "feature")  # of `decoder.losses`; the last one
 
 @dataclasses.dataclass(frozen=True)
 class Faces:
-    """Faces for the decoder. N of them, D numbers in a feature; the rest as of `canonical.texture_of`."""
+    """Faces for the decoder. N of them, D numbers in a feature; the rest as of `textures.texture_of`."""
 
     names: list[str]
     features: np.ndarray  # float32 (N, D)
@@ -43,9 +44,9 @@ class Faces:
 def read_faces(data: Path, names: list[str], feature_size: int, reference: np.ndarray, pool) -> Faces:
     """Make the textures of clips or photos, in the processes of a pool. Raises FileNotFoundError, InputError."""
     features = np.stack([utils.load_embedding(data, name, feature_size) for name in names])
-    prepare = functools.partial(canonical.texture_of_file, data=data, reference=reference)
+    prepare = functools.partial(textures.texture_of_file, data=data, reference=reference)
     made = tqdm(pool.map(prepare, names, chunksize=8), "textures", len(names), unit="face", leave=False, disable=None)
-    halves = np.empty((len(names), canonical.SIDE * canonical.SIDE // 2 * 4), np.uint8)
+    halves = np.empty((len(names), math.prod(textures.HALF)), np.uint8)
     shapes, conditions = [], []
     for half_row, (half, shape, condition) in zip(halves, made):
         half_row[:] = half
@@ -110,7 +111,7 @@ def train(options, folder: Path) -> None:
     see = decoder.face_network(feature_size)
     started = time.perf_counter()
     landmarks = np.stack([utils.load_landmarks(options.data, name) for name in chosen["train"]])
-    reference = canonical.reference_shape(landmarks)
+    reference = textures.reference_shape(landmarks)
     with workers.start_pool(os.cpu_count()) as pool:
         faces, unseen = (read_faces(options.data, chosen[part], feature_size, reference, pool) for part in ("train", "val"))
     people = [utils.video_of(name) for name in faces.names]

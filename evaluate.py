@@ -23,7 +23,6 @@ and of what was heard; and --audio writes a picture of the face that it hears, h
 import dataclasses
 import itertools
 import sys
-import typing
 from pathlib import Path
 
 import cv2
@@ -37,7 +36,7 @@ import retrieval
 import runs
 import utils
 from pictures import Query, Shown
-from utils import CLIP_SAMPLES, FEATURE_SIZE, InputError, check, option
+from utils import CLIP_SAMPLES, InputError, check, option
 
 MISS_LADDER = (100, 75, 50, 25, 10, 5)  # the third picture shows voices beyond the first of these that has any
 TOP = 5  # faces shown for a voice
@@ -88,56 +87,11 @@ class Options:
 # The face decoder.
 
 
-@dataclasses.dataclass(frozen=True)
-class FaceDecoder:
-    """A face decoder, ready to be called."""
-
-    network: typing.Any  # of `decoder.face_decoder`
-    centre: np.ndarray  # float32 (D,), the mean face feature
-    exaggerate: float
-    learned: list[str]  # clips or photos that it was fitted to
-    looks: int
-    correction: np.ndarray  # float32 (2, LOOK_AXES, D), of `decoder.correction`
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Decode features of true faces, float32 (n, D). Returns uint8 (n, SIDE, SIDE, 3), RGB."""
-        import decoder
-
-        return decoder.decode(self.network, self._exaggerated(features))
-
-    def heard(self, voices: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        """Decode what was heard, and look at the pictures.
-
-        A voice encoder learns directions, and its lengths mean little: all are brought to NEARNESS of what true faces have.
-
-        Args:
-            voices: float32 (n, D), as seen from the centre of the voice encoder's run, of any length.
-            centre: float32 (D,), that centre.
-
-        Returns:
-            uint8 (n, SIDE, SIDE, 3), RGB.
-        """
-        import decoder
-
-        directions = retrieval.normalise(voices)
-        if centre.any():
-            features = centre + decoder.NEARNESS * np.sqrt((self.correction[1] ** 2).sum()) * directions
-        else:  # --centre zero: what is heard is a whole feature
-            features = np.linalg.norm(self.centre) * directions
-        if self.looks == 0:
-            return self(features)
-        wanted, see = self._exaggerated(features), decoder.face_network(len(self.centre))
-        return decoder.decode_looking(self.network, see, wanted, self.centre, self.correction, self.looks)
-
-    def _exaggerated(self, features):
-        return self.centre + self.exaggerate * (features - self.centre)
-
-
-def face_decoder(options: Options, feature_size: int) -> FaceDecoder | None:
+def face_decoder(options: Options, feature_size: int):
     """Find the decoder.
 
     Returns:
-        The decoder; None if there is none for features of this size, and none was asked for.
+        The decoder.FaceDecoder; None if there is none for features of this size, and none was asked for.
 
     Raises:
         InputError: if the run asked for is none, is of other features, or is broken.
@@ -150,7 +104,10 @@ def face_decoder(options: Options, feature_size: int) -> FaceDecoder | None:
         if run["feature_size"] != feature_size:
             raise InputError(f"{folder}: expected a run on {feature_size} numbers a face, found {run['feature_size']}")
         network, correction = runs.load_decoder(folder, run), runs.load_correction(folder, run)
-        return FaceDecoder(network, run["centre"], options.exaggerate, run["clips"]["train"], options.looks, correction)
+        import decoder
+
+        learned = run["clips"]["train"]
+        return decoder.FaceDecoder(network, run["centre"], correction, learned, options.exaggerate, options.looks)
     except InputError as error:
         if options.decoder:
             raise InputError(f"--decoder: {error}") from None
@@ -508,7 +465,9 @@ def photo_features(paths: list[Path], feature_size: int, one_face: bool) -> tupl
     Raises:
         InputError: if there is no face at all.
     """
-    names, crops, features = [], [], []
+    import vggface
+
+    describe, names, crops, features = vggface.face_describer(feature_size), [], [], []
     for path in tqdm(paths, desc="photos", unit="photo", leave=False, disable=None):
         try:
             photo, boxes = media.faces_in_photo(path)
@@ -522,16 +481,10 @@ def photo_features(paths: list[Path], feature_size: int, one_face: bool) -> tupl
         for number, box in enumerate(boxes, 1):
             names.append(path.name if len(boxes) == 1 else f"{path.name}, face {number} from the left")
             crops.append(media.crop_face(photo, box))
-            if feature_size == FEATURE_SIZE["dlib"]:
-                features.append(media.dlib_feature(photo, box))
+        features.append(describe([(photo, box) for box in boxes]))
     if not names:
         raise InputError(f"{paths[0].parent}: expected photos with faces, found none among {len(paths)}")
-    if feature_size != FEATURE_SIZE["dlib"]:
-        import vggface
-
-        embed = vggface.face_embedder()
-        features = np.concatenate([embed(np.stack(crops[start : start + 8])) for start in range(0, len(crops), 8)])
-    return names, np.asarray(features, np.float32), crops
+    return names, np.concatenate(features), crops
 
 
 def answer(options: Options, folder: Path, run: dict, data: Path, decode) -> None:

@@ -217,6 +217,18 @@ def face_boxes(frame: np.ndarray, detector: str, upsampling: int) -> list[tuple[
     return [tuple(round(edge * scale) for edge in box) for box in boxes]
 
 
+def look_for_faces(picture: np.ndarray, detector: str = "hog"):
+    """Find faces in a picture, uint8 (height, width, 3), RGB: HOG as it is, then at twice its size, then CNN, if it is that.
+
+    Returns:
+        The boxes of the first look that finds any, as of `face_boxes`, and which detector it was; no boxes if there is none.
+    """
+    for looking, upsampling in (("hog", 0), ("hog", 1), ("cnn", 0)):
+        if looking in ("hog", detector) and (boxes := face_boxes(picture, looking, upsampling)):
+            return boxes, looking
+    return [], detector
+
+
 def speaker_box(boxes, x: float, y: float):
     """Return the box (top, right, bottom, left) of the speaker: whose centre is nearest to (x, y), if it is NEAR; else None.
 
@@ -338,10 +350,7 @@ def find_photo_face(photo: np.ndarray, detector: str) -> Found:
         Skip: one of FACE_REASONS.
     """
     height, width = photo.shape[:2]
-    for looking, upsampling in (("hog", 0), ("hog", 1), ("cnn", 0)):
-        boxes = face_boxes(photo, looking, upsampling) if looking in ("hog", detector) else []
-        if boxes:
-            break
+    boxes, looking = look_for_faces(photo, detector)
     least = LEAST_OF_LARGEST * max((bottom - top for top, _, bottom, _ in boxes), default=0)
     centres = [((left + right) / 2, (top + bottom) / 2) for top, right, bottom, left in boxes if bottom - top >= least]
     x, y = min(centres, key=lambda at: math.hypot(at[0] - width / 2, at[1] - height / 2), default=(0, 0))
@@ -408,7 +417,7 @@ def mirror_landmarks(landmarks: np.ndarray, width: int) -> np.ndarray:
 
 def largest_face(picture: np.ndarray):
     """Return the box (top, right, bottom, left), pixels, of a picture's largest face, uint8 (height, width, 3), or None."""
-    boxes = face_boxes(picture, "hog", 0) or face_boxes(picture, "hog", 1)
+    boxes, _ = look_for_faces(picture)
     return max(boxes, key=lambda box: box[2] - box[0], default=None)
 
 
@@ -447,7 +456,7 @@ def photos_under(folder: Path) -> list[Path]:
 
 
 def faces_in_photo(path: Path) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
-    """Find all faces in a photo, looking a second time at twice its size if there seems to be none.
+    """Find all faces in a photo.
 
     Returns:
         The photo, uint8 (height, width, 3), RGB; and the boxes (top, right, bottom, left), pixels, from left to right.
@@ -458,7 +467,7 @@ def faces_in_photo(path: Path) -> tuple[np.ndarray, list[tuple[int, int, int, in
     photo = read_photo(path)
     if photo is None:
         raise InputError(f"{path}: expected a photo ({', '.join(PHOTOS)}), found none that can be read")
-    boxes = face_boxes(photo, "hog", 0) or face_boxes(photo, "hog", 1)
+    boxes, _ = look_for_faces(photo)
     if not boxes:
         raise InputError(f"{path}: expected a face, found none; take a photo where it looks into the camera")
     return photo, sorted(boxes, key=lambda box: box[3])

@@ -191,7 +191,7 @@ def extract(rows: list[Row], work: Work) -> tuple[list[Extract | Line], collecti
         For each row the Extract or, where there is none, the manifest's line; and the time taken by each stage, in s.
     """
     with _ONE_AT_A_TIME:
-        cv2.setNumThreads(1)
+        workers.compute_in_one_thread()  # Dask's workers too
         busy, results = collections.Counter(), []
         missing = [
             fetch.Segment(row.start, row.end, path) for row in rows if not (path := video_path(work.videos, row.clip)).exists()
@@ -242,7 +242,7 @@ def _extract_face(clip: str, found: media.Found, waveform, work: Work, busy: col
 def extract_photos(photos: list[Photo], work: Work) -> tuple[list[Extract | Line], collections.Counter]:
     """Do all of some photos that needs no TensorFlow. Returns what `extract` does."""
     with _ONE_AT_A_TIME:
-        cv2.setNumThreads(1)
+        workers.compute_in_one_thread()
         busy, results = collections.Counter(), []
         for photo in photos:
             try:
@@ -399,16 +399,23 @@ def items_to_do(items: list[Row] | list[Photo], manifest: pd.DataFrame, columns,
             yield item
 
 
-def load_networks(face_model: str):
-    """Start TensorFlow.
+def load_networks(face_model: str, sound: bool):
+    """Start TensorFlow, where it is needed.
+
+    Args:
+        face_model: "vggface" or "dlib", whose features the workers make.
+        sound: whether there are spectrograms to make.
 
     Returns:
-        A function from faces, uint8 (B, FACE_SIZE, FACE_SIZE, 3), to features, float32 (B, D); or None for "dlib", whose
-        features the workers make.
+        A function from faces, uint8 (B, FACE_SIZE, FACE_SIZE, 3), to features, float32 (B, D); or None for "dlib".
     """
-    import vggface
+    if face_model == "vggface":
+        import vggface
 
-    return vggface.face_embedder() if face_model == "vggface" else None
+        return vggface.face_embedder()
+    if sound:
+        import model  # noqa: F401
+    return None
 
 
 @utils.reporting_errors
@@ -429,7 +436,7 @@ def main(argv=None) -> int:
 
     with concurrent.futures.ThreadPoolExecutor(1) as finisher, contextlib.ExitStack() as stack:
         source = rows_of(options) if options.csv else photos_of(options)
-        networks = finisher.submit(load_networks, options.face_model)  # while the workers begin
+        networks = finisher.submit(load_networks, options.face_model, options.csv is not None)  # while the workers begin
         start, window = functools.partial(workers.start_pool, options.workers), TASKS_PER_WORKER * options.workers
         if options.scheduler:
             modules = utils, media, fetch, records, workers, sys.modules[extract.__module__]

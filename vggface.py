@@ -12,10 +12,13 @@ import types
 from pathlib import Path
 
 import h5py
+import numpy as np
 
+import media
 from model import keras, tf
 from utils import FACE_SIZE, FEATURE_SIZE, InputError, replacing
 
+BATCH = 8  # faces in a pass of the network
 MEAN_BGR = (93.5940, 104.7624, 129.1863)  # of VGG-Face's training faces, as keras-vggface subtracts it
 
 
@@ -174,11 +177,31 @@ def face_embedder():
     Raises:
         InputError: as `network`.
     """
-    see = tf.function(network(), reduce_retracing=True)
-    preprocess_input = _keras_vggface()[1].preprocess_input
+    see = tf.function(picture_network(), reduce_retracing=True)
 
     def embed(faces):
         assert faces.shape[1:] == (FACE_SIZE, FACE_SIZE, 3)
-        return see(preprocess_input(faces.astype("float32"), version=1), training=False).numpy()
+        return see(faces.astype("float32")).numpy()
 
     return embed
+
+
+def face_describer(feature_size: int):
+    """Return the function that gives the features of faces in pictures, as preprocess.py does, of either --face-model.
+
+    Returns:
+        A function from a list of pictures, uint8 (height, width, 3), RGB, each with a box (top, right, bottom, left), to
+        float32 (n, feature_size).
+
+    Raises:
+        InputError: if VGG-Face's weights are needed and cannot be had.
+    """
+    if feature_size == FEATURE_SIZE["dlib"]:
+        return lambda faces: np.stack([media.dlib_feature(picture, box) for picture, box in faces])
+    embed = face_embedder()
+
+    def describe(faces):
+        crops = [media.crop_face(picture, box) for picture, box in faces]
+        return np.concatenate([embed(np.stack(crops[start : start + BATCH])) for start in range(0, len(crops), BATCH)])
+
+    return describe

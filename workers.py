@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 
+import cv2
 import threadpoolctl
 
 from utils import InputError
@@ -19,10 +20,16 @@ from utils import InputError
 SCHEDULER_SECONDS = 30  # s to wait for a Dask scheduler and its first worker
 
 
+def compute_in_one_thread() -> None:
+    """Let OpenCV and the matrix products of this process take one thread: there are as many processes as processors."""
+    cv2.setNumThreads(1)
+    threadpoolctl.threadpool_limits(1)
+
+
 def start_worker() -> None:
     """Set up a worker process: it computes in one thread, Ctrl-C is the main process's affair, and it never outlives that."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threadpoolctl.threadpool_limits(1)
+    compute_in_one_thread()
 
     def follow_parent():
         multiprocessing.parent_process().join()

@@ -1,8 +1,11 @@
 """What the tests share: a seeded generator, a tone, synthetic people and a tiny data set made of them."""
 
+import csv
 import importlib.util
 import itertools
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +29,7 @@ from utils import SAMPLE_RATE
 hypothesis.settings.register_profile("no deadline", deadline=None)  # machines pause now and then
 hypothesis.settings.load_profile("no deadline")
 
+SEED = 11  # of train.py's split of `demo_data`: 22 people train and 5 validate
 ROOT = Path(__file__).resolve().parent.parent
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
@@ -91,7 +95,7 @@ def demo_data(demo_clips, tmp_path_factory):
 def decoder_run(demo_data, tmp_path_factory):
     """The face decoder of `demo_data`, by train.py in closed form; 22 people train and 5 validate."""
     run = tmp_path_factory.mktemp("runs") / "faces"
-    assert train.main([*map(str, ["--model", "decoder", "--data", demo_data, "--run", run, "--seed", 11])]) == 0
+    assert train.main([*map(str, ["--model", "decoder", "--data", demo_data, "--run", run, "--seed", SEED])]) == 0
     return run
 
 
@@ -206,3 +210,48 @@ def sound_rows(path, limit=None):
     bad = rows[rows.problem > 0]
     good = itertools.chain.from_iterable(records.in_order_of_videos(ids, rows[rows.problem == 0]))
     return list(good), {int(line): records.PROBLEMS[problem] for line, problem in zip(bad.line, bad.problem)}
+
+
+def history(run):
+    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def own_data(demo_data, tmp_path):
+    return shutil.copytree(demo_data, tmp_path / "data")
+
+
+def error_of(capsys):
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def decoder_weights(run):
+    network = runs.load_decoder(run, runs.read_run(run, "decoder"))
+    return {layer.name: layer.get_weights() for layer in network.layers if layer.weights}
+
+
+def lines_of(data):
+    """Return the last line of each clip in the manifest, a dictionary by column."""
+    with open(data / "manifest.csv", newline="") as file:
+        return {line["clip"]: line for line in csv.DictReader(file)}
+
+
+def statuses(data):
+    """Return the last status of each clip in the manifest."""
+    return {clip: line["status"] for clip, line in lines_of(data).items()}
+
+
+FOLDERS = {"spectrograms": "pkl", "embeddings": "pkl", "faces": "jpg", "portraits": "jpg", "landmarks": "pkl"}
+
+
+def contents(data):
+    """Return the bytes of all feature files, by relative path."""
+    files = [path for folder in FOLDERS for path in (data / folder).iterdir()]
+    return {str(path.relative_to(data)): path.read_bytes() for path in files}
+
+
+def run_preprocess(demo_clips, data, *more):
+    arguments = ["--csv", demo_clips / "avspeech_demo.csv", "--videos", demo_clips / "videos", "--data", data, *more]
+    return preprocess.main([*map(str, arguments)])

@@ -9,9 +9,10 @@ import decoder
 import media
 import model
 import runs
+import textures
 import utils
-from canonical import SIDE
 from model import keras, tf
+from textures import SIDE
 from utils import InputError
 
 REFERENCE = in_picture(face_shape())
@@ -108,20 +109,20 @@ def test_a_texture_of_the_reference_shape_stays_as_it_is(warp, rng):
 
 def by_scipy(points, values, places):
     """The spline as scipy has it: its kernel is r^2 log r, half of ours, and so is its smoothing."""
-    smoothing = canonical.SMOOTHING / (2 * len(points))
+    smoothing = textures.SMOOTHING / (2 * len(points))
     points = points.astype(np.float64)
     return RBFInterpolator(points / SIDE, values, smoothing=smoothing, kernel="thin_plate_spline")(places / SIDE)
 
 
 def test_the_warp_is_that_of_scipys_spline(warp, rng):
     """On the grid as scipy says, linear between; read by OpenCV."""
-    textures, shapes = smooth(rng, 2, SIDE, SIDE, 3), moved_shapes(rng)
-    found = warp(textures, shapes).numpy()
-    along, values = np.linspace(0, SIDE - 1, canonical.N_GRID), np.concatenate([REFERENCE, canonical.border()])
+    originals, shapes = smooth(rng, 2, SIDE, SIDE, 3), moved_shapes(rng)
+    found = warp(originals, shapes).numpy()
+    along, values = np.linspace(0, SIDE - 1, textures.N_GRID), np.concatenate([REFERENCE, textures.border()])
     for number in range(2):
-        sources = by_scipy(np.concatenate([shapes[number], canonical.border()]), values, canonical.grid())
+        sources = by_scipy(np.concatenate([shapes[number], textures.border()]), values, textures.grid())
         np.testing.assert_allclose(
-            canonical.spline(np.concatenate([shapes[number], canonical.border()]), canonical.grid()) @ values,
+            textures.spline(np.concatenate([shapes[number], textures.border()]), textures.grid()) @ values,
             sources,
             atol=1e-8,
         )
@@ -131,13 +132,13 @@ def test_the_warp_is_that_of_scipys_spline(warp, rng):
         np.testing.assert_allclose(x, maps[0], atol=2e-3)
         np.testing.assert_allclose(y, maps[1], atol=2e-3)
         expected = cv2.remap(
-            textures[number], np.float32(np.dstack(maps)), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            originals[number], np.float32(np.dstack(maps)), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
         # OpenCV rounds places to 1/32 of a pixel.
-        slope = max(np.abs(np.diff(textures[number], axis=axis)).max() for axis in (0, 1))
+        slope = max(np.abs(np.diff(originals[number], axis=axis)).max() for axis in (0, 1))
         assert np.abs(found[number] - expected).max() < 0.01 + slope / 32
         assert np.abs(found[number] - expected).mean() < 0.05
-        assert np.abs(textures[number] - expected).max() > 8
+        assert np.abs(originals[number] - expected).max() > 8
 
 
 def test_the_dots_of_a_texture_come_to_the_landmarks(warp, rng):
@@ -292,7 +293,7 @@ def test_a_decoded_picture_is_seen_as_preprocess_would_cut_it(make_demo):
     """A drawn face in its place, the detector and the crop on one side, the constants on the other."""
     photo = make_demo.draw_faces(make_demo.Person(*np.full(11, 0.5)), [(0.1, 1)], (320, 175), 0)[0]
     landmarks = media.find_landmarks(photo, media.find_photo_face(photo, "hog").box)
-    picture = canonical.align(photo, landmarks, REFERENCE)[0]
+    picture = textures.align(photo, landmarks, REFERENCE)[0]
     top, right, bottom, left = media.find_photo_face(picture, "hog").box
     side = 1.3 * (bottom - top)
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
