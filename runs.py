@@ -40,11 +40,12 @@ def set_aside(folder: Path) -> None:
     """Move a folder that holds the weights of an earlier run to <folder>-1, or the next free number."""
     if not any((folder / name).exists() for name in (utils.LAST_WEIGHTS, utils.BEST_WEIGHTS)):
         return
+    hint = "; --resume would go on with it" if (folder / utils.LAST_WEIGHTS).exists() else ""  # not with a decoder
     number = 1
     while (kept := folder.with_name(f"{folder.name}-{number}")).exists():
         number += 1
     folder.rename(kept)
-    print(f"train: {folder} holds an earlier run, now kept as {kept}", file=sys.stderr)
+    print(f"train: {folder} holds an earlier run, now kept as {kept}{hint}", file=sys.stderr)
 
 
 def save_weights(path: Path, network, state=(), progress: Progress | None = None) -> None:

@@ -15,8 +15,10 @@ Reads what preprocess.py wrote under --data, of the training and validation peop
     best.weights.h5    the weights of the epoch with the least loss on validation people; epoch 0 is the closed form's
     last.weights.h5    the last weights, and all that --resume needs to go on as if nothing had happened
 
-and of a decoder, instead of the last three but one, decoded.png: the faces of validation people beside what it makes of their
-features.
+Of a decoder there are the first four, best.weights.h5, and
+
+    decoded.png        the faces of validation people beside what it makes of their features
+    correction.pkl     what evaluate.py adds where a decoded face's own feature is not what was heard
 
     python train.py
     python train.py --encoder speaker
@@ -70,7 +72,7 @@ class Options:
         "conv: the paper's, from random weights; speaker: a pretrained network that tells voices apart, and regression from "
         "there to the face feature, in closed form",
         "conv",
-        choices=tuple(EPOCHS),
+        choices=("conv", "speaker"),
     )
     loss: str = option(
         "l2: of the normalised features; l1: of the features as they are; total: the paper's, l2 and distillation through "

@@ -14,9 +14,7 @@ import train
 import utils
 from model import keras
 
-DECODER_FILES = {utils.BEST_WEIGHTS, utils.CENTRE, utils.CLIPS, utils.OPTIONS, utils.CORRECTION, "history.jsonl"}
-
-DECODER_FILES.add("decoded.png")
+DECODER_FILES = {utils.BEST_WEIGHTS, utils.CENTRE, utils.CLIPS, utils.OPTIONS, utils.CORRECTION, utils.HISTORY, "decoded.png"}
 
 
 def train_decoder(data, run, *more):

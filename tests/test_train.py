@@ -521,7 +521,15 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(own_data, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--epochs", "0"), ("--width", "-1"), ("--seconds", "2"), ("--learning-rate", "nan"), ("--loss", "l3")]
+    "arguments",
+    [
+        ("--epochs", "0"),
+        ("--width", "-1"),
+        ("--seconds", "2"),
+        ("--learning-rate", "nan"),
+        ("--loss", "l3"),
+        ("--encoder", "decoder"),
+    ],
 )
 def test_bad_options(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
