@@ -86,7 +86,7 @@ def draw_grid(path: Path, title: str, left: list[str], right: str, queries: list
         for spine in axes.spines.values():
             spine.set(visible=False)
         if isinstance(shown, str):
-            axes.text(0.5, 0.5, textwrap.fill(shown, 16), ha="center", va="center", fontsize=8)
+            axes.text(0.5, 0.5, textwrap.fill(shown, 13), ha="center", va="center", fontsize=8)
             return
         axes.imshow(shown.image)
         axes.set_xlabel(shown.text, fontsize=7, labelpad=2, linespacing=1.1)
