@@ -25,31 +25,31 @@ Of a decoder there are the first four, best.weights.h5, and
     python train.py --model decoder --data data/photos
 """
 
-import contextlib
 import dataclasses
 import json
 import math
 import os
-import signal
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-import decoder_training
-import pictures
-import retrieval
-import runs
+import model
 import utils
-from runs import Progress
+from clips import feature_files
+from faces import decoder, vggface
+from training import decoder_training, runs, steps
+from training.batches import Crops, training_batches
+from training.closed_form import fit_in_closed_form
+from training.epochs import line_of_epoch, noting_signals, record_of_epoch, train_epoch, validate, write_epoch
+from training.losses import loss_function
+from training.runs import Progress
 from utils import MIN_SECONDS, InputError, check, option
+from voices.backend import keras, tf
 
 CENTRE_FACES = 10_000  # faces whose mean is the centre, at most
 VALIDATION_CLIPS = 5_000  # at most: what a longer validation adds is not worth its time
-FIT_CLIPS = 4096  # clips whose embeddings are in memory at a time
-RECALL_AT = (1, 5, 10)
 RUN = {"voice": "base", "decoder": "decoder"}  # for each --model
 EPOCHS = {"conv": 30, "speaker": 0, "decoder": 0}  # for each --encoder, and for the decoder
 LEARNING_RATE = {"conv": 1e-3, "speaker": 1e-5, "decoder": 1e-5}
@@ -110,17 +110,17 @@ class Options:
     )
     clips: int | None = option("clips, or faces, to train on, at most; of more, so many are drawn", None)
     seconds: float = option(
-        f"length of the piece of each clip that a step hears, {MIN_SECONDS} to 6 s, drawn anew each time", 6.0
+        f"length of the crop of each clip that a step hears, {MIN_SECONDS} to 6 s, drawn anew each time", 6.0
     )
-    mask_bins: int = option("two bands of up to so many of the 257 frequency bins are silenced in each piece", 0)
-    mask_frames: int = option("two spans of up to so many frames, 10 ms each, are silenced in each piece", 0)
+    mask_bins: int = option("two bands of up to so many of the 257 frequency bins are silenced in each crop", 0)
+    mask_frames: int = option("two spans of up to so many frames, 10 ms each, are silenced in each crop", 0)
     precision: str = option(
         "of the computation; auto: mixed where the hardware computes with 16 bits",
         "auto",
         choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     )
     save_minutes: float = option("time between checkpoints within an epoch; there is one after each epoch, too", 15.0)
-    seed: int = option("of the split, the first weights, the order of the clips and their pieces", 0)
+    seed: int = option("of the split, the first weights, the order of the clips and their crops", 0)
 
     def __post_init__(self):
         if self.model == "decoder":
@@ -187,206 +187,11 @@ def resumed(options: Options, given: set[str]) -> Options:
     return dataclasses.replace(saved, **{"data": Path(saved.data), **{name: getattr(options, name) for name in free}})
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Training.
-
-
-@contextlib.contextmanager
-def noting_signals():
-    """Give a list that receives SIGINT (Ctrl-C) and SIGTERM while the block runs; the second one acts as usual."""
-    received = []
-
-    def note(number, _):
-        received.append(number)
-        restore()
-        print("\ntrain: ends after this step and its checkpoint", file=sys.stderr)
-
-    handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore():
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-    try:
-        yield received
-    finally:
-        restore()
-
-
 def mean_face(data: Path, clips: list[str], feature_size: int, seed: int) -> np.ndarray:
     """Return the mean face feature of the clips, or of CENTRE_FACES of them drawn at random, float32 (feature_size,)."""
-    drawn = utils.draw_clips(clips, CENTRE_FACES, seed)
-    total = sum(utils.load_embedding(data, clip, feature_size).astype(np.float64) for clip in drawn)
+    drawn = utils.sample_clips(clips, CENTRE_FACES, seed)
+    total = sum(feature_files.load_embedding(data, clip, feature_size).astype(np.float64) for clip in drawn)
     return (total / len(drawn)).astype(np.float32)
-
-
-def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], batch_size: int) -> dict:
-    """Score the encoder on validation people. Returns what history.jsonl says of them. Raises InputError."""
-    import pipeline
-
-    voices, faces = pipeline.predict_features(encoder, data, clips, len(centre), batch_size)
-    if not np.isfinite(voices).all():
-        raise InputError(
-            "the features predicted for validation are not finite after this epoch, expected finite numbers; "
-            "try a lower --learning-rate or --precision float32"
-        )
-    starts = range(0, len(clips), batch_size)
-    clip_losses = [loss(faces[i : i + batch_size], voices[i : i + batch_size]) for i in starts]
-    ranking = retrieval.rank(voices - centre, faces - centre, [utils.video_of(clip) for clip in clips])
-    return {
-        "val_loss": float(np.mean(np.concatenate(clip_losses))),
-        "val_gallery": len(clips),
-        "val_recall": {str(k): retrieval.recall_at_k(ranking.ranks, k) for k in RECALL_AT},
-        "val_chance": {str(k): retrieval.chance_at_k(ranking, k) for k in RECALL_AT},
-        "val_median_rank": float(np.median(ranking.ranks)),
-        "val_matching": float(ranking.matching.mean()),
-    }
-
-
-def fit_in_closed_form(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: float, batch_size: int) -> float:
-    """Give the speaker encoder its pretrained ear, and its head in closed form: see `speaker.heads`.
-
-    Of speaker.PENALTIES the one is taken whose 1:2 matching of the validation people is best.
-
-    Args:
-        encoder: of `model.speaker_encoder`; its weights are changed.
-        loss: of `model.loss_function`.
-        centre: where similarity is seen from, float32 (D,).
-        data: folder that preprocess.py wrote.
-        clips: those to train on, "train", and to validate on, "val".
-        whitening: of the targets, 0 to 1.
-        batch_size: clips heard at a time.
-
-    Returns:
-        The mean loss of the training clips, FIT_CLIPS of them at most.
-
-    Raises:
-        InputError: if a clip's files are broken, or the pretrained weights cannot be had.
-    """
-    import pipeline
-    import speaker
-    from model import keras
-
-    encoder.get_layer("ear").load_pretrained()
-    ear = keras.Model(encoder.input, encoder.get_layer("ear").output)
-
-    def hear(some):
-        return pipeline.predict_features(ear, data, some, len(centre), batch_size)
-
-    moments, first = speaker.Moments.zero(speaker.UNITS, len(centre)), None
-    for start in tqdm(range(0, len(clips["train"]), FIT_CLIPS), desc="hearing", leave=False, disable=None):
-        heard = hear(clips["train"][start : start + FIT_CLIPS])
-        first = first or heard
-        moments.add(*heard)
-    embeddings, faces = hear(clips["val"])
-    videos = [utils.video_of(clip) for clip in clips["val"]]
-    solutions = list(speaker.heads(moments, speaker.PENALTIES, whitening))
-    matching = [
-        retrieval.rank(embeddings @ kernel + bias - centre, faces - centre, videos).matching.mean()
-        for kernel, bias in solutions
-    ]
-    best = int(np.argmax(matching))
-    encoder.get_layer("head").set_weights(solutions[best])
-    print(
-        f"train: penalty {speaker.PENALTIES[best]:.3g} of {speaker.PENALTIES[0]:g} to {speaker.PENALTIES[-1]:g}",
-        file=sys.stderr,
-    )
-    kernel, bias = solutions[best]
-    return float(np.mean(loss(first[1], first[0] @ kernel + bias)))
-
-
-def train_epoch(step, batches, errors: list, progress: Progress, n_steps: int, save, save_minutes: float, stopping) -> None:
-    """Train to the end of the epoch in which `progress` stands.
-
-    Args:
-        step: `model.training_step`.
-        batches, errors: `pipeline.training_batches`.
-        progress: is moved on.
-        n_steps: of an epoch.
-        save: function that writes a checkpoint.
-        save_minutes: time between checkpoints.
-        stopping: `noting_signals`.
-
-    Raises:
-        InputError: if the loss is not finite, or a file is broken.
-        KeyboardInterrupt: if a signal asked for the end, after a checkpoint.
-    """
-    from model import tf
-
-    epoch, done = divmod(progress.step, n_steps)
-    saved = time.monotonic()
-    with tqdm(desc=f"epoch {epoch + 1}", initial=done, total=n_steps, unit="step", leave=False, disable=None) as bar:
-        for number in range(done + 1, n_steps + 1):
-            started = time.perf_counter()
-            try:
-                batch = next(batches)
-            except tf.errors.OpError as error:
-                save()
-                raise (errors or [error])[0] from None
-            waited = time.perf_counter() - started
-            loss = float(step(batch))
-            if not math.isfinite(loss):
-                raise InputError(
-                    f"the loss of epoch {epoch + 1}, step {number} is {loss}, expected a finite number; "
-                    "try a lower --learning-rate or --precision float32"
-                )
-            progress.step += 1
-            progress.loss_sum += loss
-            progress.waiting_seconds += waited
-            progress.seconds += time.perf_counter() - started
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}")
-            tf.summary.scalar("loss of a step", loss, progress.step)
-            if number < n_steps:  # after the last one comes the validation, then a checkpoint
-                if stopping:
-                    save()
-                    raise KeyboardInterrupt
-                if time.monotonic() - saved >= 60 * save_minutes:
-                    save()
-                    saved = time.monotonic()
-
-
-def record_of_epoch(progress: Progress, n_steps: int, n_clips: int, learning_rate: float, validation: dict) -> dict:
-    """Return what history.jsonl says of the epoch that has ended; add it to the progress, which then stands in the next."""
-    record = {
-        "epoch": progress.step // n_steps,
-        "step": progress.step,
-        "train_loss": progress.loss_sum / n_steps,
-        **validation,
-        "learning_rate": learning_rate,
-        "seconds": round(progress.seconds, 2),
-        "clips_per_second": round(n_clips / progress.seconds, 2),
-        "input_share": round(progress.waiting_seconds / progress.seconds, 4),
-    }
-    progress.loss_sum = progress.seconds = progress.waiting_seconds = 0.0
-    progress.history.append(record)
-    return record
-
-
-def line_of_epoch(record: dict, n_epochs: int) -> str:
-    """Set a record of history.jsonl as one line."""
-    k = RECALL_AT[1]
-    return (
-        f"epoch {record['epoch']:2}/{n_epochs}  train {record['train_loss']:.4f}  val {record['val_loss']:.4f}  "
-        f"R@{k} {100 * record['val_recall'][str(k)]:.1f} % of {record['val_gallery']}  "
-        f"median rank {record['val_median_rank']:g}  1:2 {100 * record['val_matching']:.1f} %  "
-        f"lr {record['learning_rate']:.1e}  {record['seconds']:.1f} s  "
-        f"{record['clips_per_second']:.1f} clips/s, {100 * record['input_share']:.1f} % waiting for them"
-    )
-
-
-def write_epoch(folder: Path, history: list[dict]) -> None:
-    """Write history.jsonl and curves.png, and the last epoch for TensorBoard."""
-    from model import tf
-
-    with utils.replacing(folder / utils.HISTORY) as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
-    pictures.draw_curves(folder / "curves.png", history)
-    last = history[-1]
-    scalars = {name: value for name, value in last.items() if isinstance(value, float)}
-    scalars |= {f"val_recall_at_{k}": recall for k, recall in last["val_recall"].items()}
-    for name, value in scalars.items():
-        tf.summary.scalar(name, value, last["step"])
 
 
 def choose_clips(options: Options) -> tuple[dict[str, list[str]], int]:
@@ -395,27 +200,26 @@ def choose_clips(options: Options) -> tuple[dict[str, list[str]], int]:
     Raises:
         InputError: if there are too few clips.
     """
-    clips = utils.split_clips(utils.ready_clips(options.data), options.seed)
-    train_clips = utils.draw_clips(clips["train"], options.clips or len(clips["train"]), options.seed)
-    chosen = {"train": train_clips, "val": utils.draw_clips(clips["val"], VALIDATION_CLIPS, options.seed)}
+    clips = utils.split_clips(feature_files.ready_clips(options.data), options.seed)
+    train_clips = utils.sample_clips(clips["train"], options.clips or len(clips["train"]), options.seed)
+    chosen = {"train": train_clips, "val": utils.sample_clips(clips["val"], VALIDATION_CLIPS, options.seed)}
     n_train, n_val = len(chosen["train"]), len({utils.video_of(clip) for clip in chosen["val"]})
     if n_train < options.batch_size or n_val < 2:
         raise InputError(
             f"{options.data}: expected at least --batch-size {options.batch_size} clips to train on and two videos to validate "
             f"on, found {n_train} and {n_val}; make more clips ready with preprocess.py"
         )
-    return chosen, utils.feature_size_of(options.data, clips["train"][0])
+    return chosen, feature_files.feature_size_of(options.data, clips["train"][0])
 
 
 def first_layer(run: str, feature_size: int):
-    """Read the first layer of a run of --model decoder, for `model.loss_function`. Raises InputError."""
+    """Read the first layer of a run of --model decoder, for `losses.loss_function`. Raises InputError."""
     folder = utils.run_folder(run)
     found = runs.read_run(folder, "decoder")
     if found["feature_size"] != feature_size:
         raise InputError(
             f"--decoder: expected a run on face features of {feature_size} numbers, found {found['feature_size']} in {folder}"
         )
-    import decoder
 
     return decoder.first_layer(runs.load_decoder(folder, found))
 
@@ -429,19 +233,16 @@ def build(options: Options, centre: np.ndarray, n_steps: int):
     Returns:
         The voice encoder; the rest of the training's state, Keras variables; the loss; the optimizer; and the step.
     """
-    import model
-    import vggface
-    from model import keras
 
     keras.mixed_precision.set_global_policy(options.precision)
     keras.utils.set_random_seed(options.seed)
     encoder = model.build_encoder(options.encoder, len(centre), options.width)
     if options.encoder == "conv":
         encoder.get_layer("fc2").bias.assign(centre)  # the mean face is the first guess
-    loss = model.loss_function(options.loss, centre, vggface.fc8, options.decoder and first_layer(options.decoder, len(centre)))
-    optimizer = model.adam(encoder, options.schedule, options.learning_rate, n_steps, options.weight_decay)
-    loss_scale = model.LossScale() if options.precision == "mixed_float16" else None
-    step = model.training_step(encoder, optimizer, loss, options.batch_size, loss_scale)
+    loss = loss_function(options.loss, centre, vggface.fc8, options.decoder and first_layer(options.decoder, len(centre)))
+    optimizer = steps.adam(encoder, options.schedule, options.learning_rate, n_steps, options.weight_decay)
+    loss_scale = steps.LossScale() if options.precision == "mixed_float16" else None
+    step = steps.training_step(encoder, optimizer, loss, options.batch_size, loss_scale)
     print(f"train: {encoder.count_params():,} parameters, {options.precision}", file=sys.stderr)
     return encoder, [*optimizer.variables, *(loss_scale.variables if loss_scale else ())], loss, optimizer, step
 
@@ -458,8 +259,6 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
     Returns:
         Where the run stands then.
     """
-    import pipeline
-    from model import tf
 
     n_steps = len(clips["train"]) // options.batch_size  # of an epoch
     last_step = options.epochs * n_steps
@@ -471,7 +270,7 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
     elif chief:
         runs.set_aside(folder)
         feature_size = {"feature_size": len(centre)}
-        utils.save_array(folder / utils.CENTRE, centre)
+        feature_files.save_array(folder / utils.CENTRE, centre)
         utils.write_json(folder / utils.CLIPS, clips)
         utils.write_json(folder / utils.OPTIONS, {**dataclasses.asdict(options), **feature_size})
 
@@ -491,8 +290,8 @@ def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: n
             print(line_of_epoch(record, options.epochs), flush=True)
 
     n_frames = utils.frames_in(options.seconds)
-    pieces = pipeline.Pieces(options.batch_size, n_frames, options.mask_bins, options.mask_frames, options.seed)
-    batches, errors = pipeline.training_batches(options.data, clips["train"], len(centre), pieces, progress.step, last_step)
+    crops = Crops(options.batch_size, n_frames, options.mask_bins, options.mask_frames, options.seed)
+    batches, errors = training_batches(options.data, clips["train"], len(centre), crops, progress.step, last_step)
     writer = tf.summary.create_file_writer(str(folder / "tensorboard")) if chief else tf.summary.create_noop_writer()
     with writer.as_default():
         if options.encoder == "speaker" and not options.resume:
@@ -532,13 +331,11 @@ def main(argv=None) -> int:
         file=sys.stderr,
     )
 
-    import model
-
     if options.encoder == "speaker" and os.environ.get("TF_CONFIG"):
         raise InputError(
             "TF_CONFIG: expected none with --encoder speaker, for which one machine is enough, found one; unset it"
         )
-    strategy = model.strategy()
+    strategy = steps.strategy()
     replicas = strategy.num_replicas_in_sync
     if options.batch_size % replicas:
         raise InputError(f"--batch-size: expected a multiple of the {replicas} devices, found {options.batch_size}")
@@ -547,10 +344,10 @@ def main(argv=None) -> int:
         file=sys.stderr,
     )
     if options.precision == "auto":
-        options = dataclasses.replace(options, precision=model.best_precision() if options.encoder == "conv" else "float32")
+        options = dataclasses.replace(options, precision=steps.best_precision() if options.encoder == "conv" else "float32")
     with strategy.scope():
         try:
-            progress = train(options, folder, clips, centre, model.is_chief())
+            progress = train(options, folder, clips, centre, steps.is_chief())
         except KeyboardInterrupt:
             if (folder / utils.LAST_WEIGHTS).exists():
                 print(f"train: goes on with: python train.py --run {options.run} --resume", file=sys.stderr)

@@ -7,12 +7,8 @@ import argparse
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import os
-import pickle
-import pickletools
-import re
 import sys
 import typing
 from contextlib import contextmanager
@@ -45,6 +41,7 @@ SPLIT = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 DATA = Path("data")
 CHECKPOINTS = Path("checkpoints")
+VOICE_RUN, DECODER_RUN = "base", "decoder"  # the runs that are meant where none is named
 # In a run's folder.
 OPTIONS, CLIPS, CENTRE, HISTORY = "options.json", "clips.json", "centre.pkl", "history.jsonl"
 CORRECTION = "correction.pkl"
@@ -62,12 +59,64 @@ class InputError(ValueError):
 # The command line. One frozen dataclass per script holds every default; argparse is filled from it.
 
 
-def option(help: str, default=dataclasses.MISSING, **for_argparse):
-    """Declare an option as a dataclass field: what --help says of it, its default (without one it is required)."""
-    return dataclasses.field(default=default, metadata={"help": help, **for_argparse})
+def option(help: str, default=dataclasses.MISSING, group: str | None = None, **for_argparse):
+    """Declare an option as a dataclass field.
+
+    Args:
+        help: what --help says of it.
+        default: without one it is required.
+        group: heading in --help.
+        for_argparse: `metavar`, `nargs`, `choices`; `positional=True` for an argument without a name.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "group": group, **for_argparse})
 
 
-def parse_options(options_class, description: str, argv=None):
+class _Parser(argparse.ArgumentParser):
+    """Reports a bad option in one line; argparse alone lists all options before it."""
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; {self.prog} --help lists all options\n")
+
+
+def _parser_of(options_class, description: str, prog: str, commands) -> argparse.ArgumentParser:
+    """Return the parser of the options, in the order of the fields, under the headings of their groups."""
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    positionals, groups = "", {None: parser}
+    types = typing.get_type_hints(options_class)
+    for field in dataclasses.fields(options_class):
+        arguments = dict(field.metadata)
+        group, positional = arguments.pop("group"), arguments.pop("positional", False)
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        kind = (typing.get_args(types[field.name]) or (types[field.name],))[0]  # Path | None and tuple[int, ...] too
+        if kind is bool:
+            arguments["action"] = "store_true"
+        else:
+            arguments["type"] = kind
+            if "choices" not in arguments:
+                arguments.setdefault("metavar", kind.__name__.upper())
+            if field.default is not dataclasses.MISSING:
+                arguments["default"] = field.default
+            elif not positional:
+                arguments["required"] = True
+                arguments["help"] += " (required)"
+            if field.default not in (dataclasses.MISSING, None, ()):
+                shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+                arguments["help"] += f" (default: {shown})"
+        arguments["help"] = arguments["help"].replace("%", "%%")
+        groups[group].add_argument(field.name if positional else "--" + field.name.replace("_", "-"), **arguments)
+        positionals += f" {arguments['metavar']} ..." if positional else ""
+    forms = ("", *(f" {command}" for command in commands))
+    parser.usage = "\n       ".join(f"{prog}{form}{positionals} [options]" for form in forms)
+    return parser
+
+
+def parse_options(options_class, description: str, argv=None, commands=None):
     """Read a script's command line into its options.
 
     The field `batch_size: int` is the option `--batch-size INT`; a bool is a switch, a tuple takes several values.
@@ -76,36 +125,21 @@ def parse_options(options_class, description: str, argv=None):
         options_class: frozen dataclass with fields made by `option`; its `__post_init__` raises ValueError on bad values.
         description: the script's docstring, which --help shows as it stands.
         argv: list of str, or None for the process's own command line.
+        commands: of each subcommand, named by the first word of the command line, its options_class and description.
 
     Returns:
-        An instance of options_class.
+        An instance of options_class, or of the subcommand's.
 
     Raises:
         SystemExit: after --help (code 0), or after one line about bad options (code 2).
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    types = typing.get_type_hints(options_class)
-    for field in dataclasses.fields(options_class):
-        arguments = dict(field.metadata)
-        kind = (typing.get_args(types[field.name]) or (types[field.name],))[0]  # Path | None and tuple[int, ...] too
-        if kind is bool:
-            arguments["action"] = "store_true"
-        else:
-            arguments["type"] = kind
-            if "choices" not in arguments:
-                arguments.setdefault("metavar", kind.__name__.upper())
-            if field.default is dataclasses.MISSING:
-                arguments["required"] = True
-            else:
-                arguments["default"] = field.default
-            if field.default not in (dataclasses.MISSING, None, ()):
-                shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-                arguments["help"] += f" (default: {shown})"
-        arguments["help"] = arguments["help"].replace("%", "%%")
-        parser.add_argument("--" + field.name.replace("_", "-"), **arguments)
-    values = vars(parser.parse_args(argv))
+    arguments, commands = list(sys.argv[1:] if argv is None else argv), commands or {}
+    prog = Path(sys.argv[0]).name
+    if arguments and arguments[0] in commands:
+        prog, (options_class, description) = f"{prog} {arguments[0]}", commands[arguments[0]]
+        arguments, commands = arguments[1:], {}
+    parser = _parser_of(options_class, description, prog, commands)
+    values = vars(parser.parse_args(arguments))
     try:
         return options_class(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
     except ValueError as error:
@@ -146,6 +180,11 @@ def run_folder(run: str) -> Path:
     return Path(run) if len(Path(run).parts) > 1 else CHECKPOINTS / run
 
 
+def normalise(features: np.ndarray) -> np.ndarray:
+    """Scale each row to length 1. float (N, D) -> float (N, D); a row of zeros stays."""
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
 def frames_in(seconds: float) -> int:
     """Return how many spectrogram frames so much sound gives, N_FRAMES at most."""
     return min(N_FRAMES, 1 + (round(seconds * SAMPLE_RATE) - WINDOW) // HOP)
@@ -163,64 +202,6 @@ def clip_name(video_id: str, start: float, end: float) -> str:
 def video_of(clip: str) -> str:
     """Return the video id in a clip's name: all before the last underscore (an id may hold underscores itself)."""
     return clip.rpartition("_")[0]
-
-
-def spectrogram_path(data: Path, clip: str) -> Path:
-    """Return the path of a clip's spectrogram: a pickle of float16 (N_FRAMES, N_BINS, 2)."""
-    return Path(data) / "spectrograms" / f"{clip}.pkl"
-
-
-def embedding_path(data: Path, clip: str) -> Path:
-    """Return the path of a clip's face feature: a pickle of float32 (4096,) for VGG-Face, (128,) for dlib."""
-    return Path(data) / "embeddings" / f"{clip}.pkl"
-
-
-def face_path(data: Path, clip: str) -> Path:
-    """Return the path of a clip's face crop: a JPEG of FACE_SIZE x FACE_SIZE pixels."""
-    return Path(data) / "faces" / f"{clip}.jpg"
-
-
-def portrait_path(data: Path, clip: str) -> Path:
-    """Return the path of a head and what is around it: a JPEG; the landmarks are in its pixels."""
-    return Path(data) / "portraits" / f"{clip}.jpg"
-
-
-def landmarks_path(data: Path, clip: str) -> Path:
-    """Return the path of a portrait's landmarks: a pickle of float32 (68, 2)."""
-    return Path(data) / "landmarks" / f"{clip}.pkl"
-
-
-def _names_with(*of_any) -> list[str]:
-    """Return the names for which there is a file at each of several paths, which have * in the name's place; sorted."""
-    names = [{path.stem for path in of.parent.glob(of.name) if not path.name.startswith(".")} for of in of_any]
-    return sorted(set.intersection(*names))
-
-
-def ready_clips(data: Path) -> list[str]:
-    """Return the names of all clips under `data` that have spectrogram, face feature and face, sorted.
-
-    Raises:
-        InputError: if there is none.
-    """
-    clips = _names_with(spectrogram_path(data, "*"), embedding_path(data, "*"), face_path(data, "*"))
-    if not clips:
-        raise InputError(f"{data}: expected clips made ready by preprocess.py, found none; run preprocess.py, or name --data")
-    return clips
-
-
-def ready_faces(data: Path) -> list[str]:
-    """Return the names of all clips and photos under `data` that have face feature, portrait and landmarks, sorted.
-
-    Raises:
-        InputError: if there is none.
-    """
-    faces = _names_with(embedding_path(data, "*"), portrait_path(data, "*"), landmarks_path(data, "*"))
-    if not faces:
-        raise InputError(
-            f"{data}: expected faces with portraits and landmarks, found none; run preprocess.py, with --csv or --faces, or "
-            "name --data"
-        )
-    return faces
 
 
 @contextmanager
@@ -246,11 +227,6 @@ def save_bytes(path: Path, content: bytes) -> int:
     return len(content)
 
 
-def save_array(path: Path, array: np.ndarray) -> int:
-    """Write one array as a pickle, whole or not at all. Returns the file's size in bytes."""
-    return save_bytes(path, pickle.dumps(array, protocol=4))  # one protocol for all Pythons: the same bytes everywhere
-
-
 def write_json(path: Path, values: dict) -> None:
     """Write a dictionary as JSON, whole or not at all; paths become text."""
     with replacing(path) as temporary:
@@ -270,150 +246,6 @@ def stderr_to(path: Path):
         sys.stderr.flush()
         os.dup2(stderr, 2)
         os.close(stderr)
-
-
-class _Dtype:
-    """Stands for numpy.dtype while unpickling: numbers only."""
-
-    def __init__(self, code, *_):
-        if not re.fullmatch(r"[<>|=]?[biuf]\d", code):
-            raise pickle.UnpicklingError(f"refused dtype {code!r}")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state):
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _Array:
-    """Stands for numpy.ndarray while unpickling."""
-
-    def __init__(self, *_):
-        self.array = None
-
-    def __setstate__(self, state):
-        _, shape, dtype, fortran_order, content = state
-        self.array = np.frombuffer(content, dtype.dtype).reshape(shape, order="F" if fortran_order else "C").copy()
-
-
-def _array_of_buffer(content, dtype, shape, order, *_):
-    array = _Array()
-    array.__setstate__((1, shape, dtype, order == "F", content))
-    return array
-
-
-# The opcodes of numpy's pickles, from protocol 3 up.
-_NUMPY_OPCODES = """
-    PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINUNICODE SHORT_BINUNICODE
-    BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
-    GLOBAL STACK_GLOBAL REDUCE BUILD MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET
-"""
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits what a pickled numpy array consists of and nothing else: a pickle can otherwise run any code."""
-
-    # numpy 2 writes `numpy._core`, numpy 1 `numpy.core`; protocol 5 writes `_frombuffer`.
-    STAND_INS: typing.ClassVar = {
-        ("numpy", "dtype"): _Dtype,
-        ("numpy", "ndarray"): None,
-        **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("_core", "core")},
-        **{(f"numpy.{core}.numeric", "_frombuffer"): _array_of_buffer for core in ("_core", "core")},
-    }
-
-    OPCODES: typing.ClassVar = frozenset(_NUMPY_OPCODES.split())
-
-    def __init__(self, content: bytes):
-        for opcode, argument, _ in pickletools.genops(content):  # reads on without acting, and never past the end
-            if opcode.name not in self.OPCODES:
-                raise pickle.UnpicklingError(f"refused opcode {opcode.name}")
-            if opcode.name == "LONG_BINPUT" and argument > 1000:
-                raise pickle.UnpicklingError(f"refused memo {argument}")  # the memo would fill the memory
-        super().__init__(io.BytesIO(content))
-
-    def find_class(self, module, name):
-        try:
-            return self.STAND_INS[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"refused {module}.{name}") from None
-
-
-def load_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """Read one array of floats from a pickle.
-
-    Args:
-        path: the pickle. The original project's are read too: another float dtype, or more axes of length 1, are converted.
-        dtype: the float dtype that the array is to have.
-        shape: the shape that it is to have.
-
-    Returns:
-        The array.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        InputError: if the file is no pickle of one plain array, or the array is another.
-    """
-    expected = f"{np.dtype(dtype)} {tuple(shape)}"
-    content = Path(path).read_bytes()
-    try:
-        array = _ArrayUnpickler(content).load().array
-    except Exception as error:  # broken bytes may make the unpickler raise anything
-        raise InputError(f"{path}: expected a pickle of {expected}, found {error}; delete it, rerun preprocess.py") from error
-    same_axes = [n for n in array.shape if n != 1] == [n for n in shape if n != 1]
-    if array.dtype.kind != "f" or not same_axes:
-        raise InputError(
-            f"{path}: expected {expected}, found {array.dtype} {array.shape}; "
-            "made with another --face-model? rerun preprocess.py"
-        )
-    if array.dtype != dtype and not (np.abs(array) <= np.finfo(dtype).max).all():
-        raise InputError(f"{path}: expected {expected}, found numbers that it cannot hold; delete it, rerun preprocess.py")
-    return array.astype(dtype, copy=False).reshape(shape)
-
-
-def load_spectrogram(data: Path, clip: str) -> np.ndarray:
-    """Read a clip's spectrogram, float16 (N_FRAMES, N_BINS, 2). Raises FileNotFoundError, InputError as `load_array`."""
-    return load_array(spectrogram_path(data, clip), np.float16, (N_FRAMES, N_BINS, 2))
-
-
-def load_embedding(data: Path, clip: str, feature_size: int) -> np.ndarray:
-    """Read a clip's face feature.
-
-    Returns:
-        float32 (feature_size,).
-
-    Raises:
-        FileNotFoundError: if there is none.
-        InputError: if it is something else, or not finite.
-    """
-    return _finite(embedding_path(data, clip), (feature_size,))
-
-
-def load_landmarks(data: Path, clip: str) -> np.ndarray:
-    """Read the landmarks of a clip or photo, float32 (N_LANDMARKS, 2), pixels. Raises FileNotFoundError, InputError."""
-    return _finite(landmarks_path(data, clip), (N_LANDMARKS, 2))
-
-
-def _finite(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Read an array, float32, of finite numbers. Raises FileNotFoundError, InputError."""
-    array = load_array(path, np.float32, shape)
-    if not np.isfinite(array).all():
-        raise InputError(f"{path}: expected finite numbers, found nan or inf; delete it, rerun preprocess.py")
-    return array
-
-
-def feature_size_of(data: Path, clip: str) -> int:
-    """Return how many numbers a clip's face feature has.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        InputError: if it is no face feature of a size in FEATURE_SIZE.
-    """
-    for size in sorted(FEATURE_SIZE.values()):
-        try:
-            return len(load_embedding(data, clip, size))
-        except InputError as error:
-            problem = error
-    raise problem
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -445,7 +277,7 @@ def split_clips(clips: list[str], seed: int) -> dict[str, list[str]]:
     return parts
 
 
-def draw_clips(clips: list[str], most: int, seed: int) -> list[str]:
+def sample_clips(clips: list[str], most: int, seed: int) -> list[str]:
     """Return the clips, or `most` of them drawn at random, in the order given."""
     drawn = np.random.default_rng(seed).permutation(len(clips))[:most]
     return [clips[number] for number in sorted(drawn)]

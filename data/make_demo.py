@@ -24,8 +24,9 @@ import scipy.io.wavfile
 import scipy.signal
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from utils import SAMPLE_RATE, check, clip_name, option, parse_options, replacing, reporting_errors
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 WIDTH, HEIGHT = 640, 360  # pixels
 FRAMES_PER_SECOND = 15
@@ -198,7 +199,7 @@ class Sketch:
         cv2.ellipse(image, self.at(u, v), axes, angle, start, end, colour, thickness, cv2.LINE_AA, 4)
 
     def curve(self, point, ends, n, colour, thickness):
-        """Draw the curve that `point` runs through, from t = ends[0] to ends[1], in n - 1 pieces."""
+        """Draw the curve that `point` runs through, from t = ends[0] to ends[1], in n - 1 chunks."""
         corners = np.array([self.at(*point(t)) for t in np.linspace(*ends, n)], np.int32)
         cv2.polylines(self.image, [corners], False, colour, max(1, round(thickness)), cv2.LINE_AA, 4)
 

@@ -18,12 +18,12 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-import media
 import preprocess
-import records
-import runs
 import train
 import utils
+from clips import feature_files, media, records
+from faces import decoder, vggface
+from training import runs
 from utils import SAMPLE_RATE
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # machines pause now and then
@@ -106,15 +106,14 @@ def write_decoder_run(network, folder):
     options = {"model": "decoder", "data": "data", "seed": 0, "feature_size": feature_size, "rank": rank}
     utils.write_json(folder / utils.OPTIONS, options)
     utils.write_json(folder / utils.CLIPS, {"train": ["a_1"], "val": ["b_1"]})
-    utils.save_array(folder / utils.CENTRE, np.zeros(feature_size, np.float32))
-    utils.save_array(folder / utils.CORRECTION, np.zeros((2, 64, feature_size), np.float32))
+    feature_files.save_array(folder / utils.CENTRE, np.zeros(feature_size, np.float32))
+    feature_files.save_array(folder / utils.CORRECTION, np.zeros((2, 64, feature_size), np.float32))
     return folder
 
 
 @pytest.fixture(scope="session")
 def wide_decoder_run(tmp_path_factory):
     """A face decoder of random weights, for VGG-Face's features."""
-    import decoder
 
     network = decoder.face_decoder(utils.FEATURE_SIZE["vggface"], 3)
     return write_decoder_run(network, tmp_path_factory.mktemp("runs") / "wide")
@@ -123,7 +122,6 @@ def wide_decoder_run(tmp_path_factory):
 @pytest.fixture
 def small_fc8(monkeypatch, rng):
     """VGG-Face's last layer, of random weights, in a file that holds nothing else."""
-    import vggface
 
     kernel, bias = rng.normal(size=(4096, 30)).astype(np.float32) / 20, rng.normal(size=30).astype(np.float32)
     with tempfile.TemporaryDirectory() as home:

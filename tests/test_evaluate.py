@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 from conftest import ffmpeg
 
-import decoder
 import evaluate
-import media
-import retrieval
-import runs
+import hear
+import model
 import train
 import utils
+from clips import feature_files, recordings
+from faces import refinement
+from judging import pictures, tables
+from judging.ranks import feature_similarity, rank
+from judging.search import most_similar
+from listening import listener
+from training import runs
+from utils import normalise
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def test_three_scripts_end_in_a_table(run, demo_data, capsys):
         too_few = f"fewer than --gallery 3 {part.lower()} faces" in printed.err
         expected += [part, *(below[:3] if too_few else below), *more]
     assert names[: len(expected)] == expected
-    n_train = len(utils.split_clips(utils.ready_clips(demo_data), 0)["train"])
+    n_train = len(utils.split_clips(feature_files.ready_clips(demo_data), 0)["train"])
     assert lines[1].split()[1] == str(n_train)
     assert lines[3].split()[:3] == ["chance", f"{100 / n_train:.1f}", f"{500 / n_train:.1f}"]
     assert lines[8].split() == ["the", "slides", "4800", "45", "52"]
@@ -75,7 +81,7 @@ def test_three_scripts_end_in_a_table(run, demo_data, capsys):
 
 
 def test_metrics_have_their_form(evaluated, demo_data):
-    clips = utils.split_clips(utils.ready_clips(demo_data), 0)
+    clips = utils.split_clips(feature_files.ready_clips(demo_data), 0)
     assert evaluated["leaks"] == [] and list(evaluated["parts"]) == ["train", "val", "test"]
     for part, row in evaluated["parts"].items():
         assert row["gallery"] == row["videos"] == len(clips[part])
@@ -100,26 +106,25 @@ def test_results_are_ready_to_paste(evaluated, run):
 
 
 def test_three_seconds_are_the_first_ones(evaluated, run, demo_data):
-    clips = utils.split_clips(utils.ready_clips(demo_data), 0)["test"]
+    clips = utils.split_clips(feature_files.ready_clips(demo_data), 0)["test"]
     encoder = runs.load_encoder(run, runs.read_run(run))
-    short = np.stack([utils.load_spectrogram(demo_data, clip)[:298] for clip in clips]).astype(np.float32)
-    faces = np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips])
-    expected = retrieval.feature_similarity(encoder(short).numpy(), faces)
+    short = np.stack([feature_files.load_spectrogram(demo_data, clip)[:298] for clip in clips]).astype(np.float32)
+    faces = np.stack([feature_files.load_embedding(demo_data, clip, 128) for clip in clips])
+    expected = feature_similarity(encoder(short).numpy(), faces)
     found = evaluated["parts"]["test"]["similarity"]["3 s"]
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3)
 
 
 def test_metrics_are_those_of_the_weights_and_the_faces(evaluated, run, demo_data):
-    import model
 
-    clips = utils.split_clips(utils.ready_clips(demo_data), 0)["train"]
+    clips = utils.split_clips(feature_files.ready_clips(demo_data), 0)["train"]
     encoder = model.voice_encoder(128, 0.03)
     encoder.load_weights(run / utils.BEST_WEIGHTS)
     hits = 0
-    centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
-    faces = retrieval.normalise(np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
+    centre = feature_files.load_array(run / utils.CENTRE, np.float32, (128,))
+    faces = normalise(np.stack([feature_files.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
     for number, clip in enumerate(clips):
-        spectrogram = utils.load_array(utils.spectrogram_path(demo_data, clip), np.float16, (598, 257, 2))
+        spectrogram = feature_files.load_array(feature_files.spectrogram_path(demo_data, clip), np.float16, (598, 257, 2))
         predicted = encoder(spectrogram[None].astype(np.float32)).numpy()
         hits += number in np.argsort(-(faces @ (predicted[0] - centre)))[:5]
     assert evaluated["parts"]["train"]["recall"]["5"] == pytest.approx(hits / len(clips), abs=1.5 / len(clips))
@@ -127,9 +132,9 @@ def test_metrics_are_those_of_the_weights_and_the_faces(evaluated, run, demo_dat
 
 def score(voices, faces, centre, mean_face, ks, gallery=None, videos=None):
     clips = [f"{video}_0-6" for video in videos or range(len(faces))]
-    heard = evaluate.Heard(clips, voices, voices, faces)
-    ranking = retrieval.rank(voices - centre, faces - centre, heard.videos)
-    return evaluate.score(heard, ranking, centre, mean_face, ks, gallery)
+    heard = tables.Heard(clips, voices, voices, faces)
+    ranking = rank(voices - centre, faces - centre, heard.videos)
+    return tables.score(heard, ranking, centre, mean_face, ks, gallery)
 
 
 def test_a_perfect_and_a_deaf_voice(rng):
@@ -155,16 +160,16 @@ def test_several_clips_of_a_video_are_said(rng):
     faces = rng.normal(size=(6, 4))
     row = score(faces, faces, np.zeros(4), faces[0], (1,), videos=list("aabbcd"))
     assert (row["gallery"], row["videos"]) == (6, 4) and row["chance"][1] == pytest.approx((4 * 2 + 2) / 36)
-    assert "any face of its video" in " ".join(evaluate.notes({"test": row}))
-    assert "any face of its video" not in " ".join(evaluate.notes({"test": {**row, "videos": 6}}))
+    assert "any face of its video" in " ".join(tables.notes({"test": row}))
+    assert "any face of its video" not in " ".join(tables.notes({"test": {**row, "videos": 6}}))
 
 
 def test_the_table_in_the_slides_form():
     row = {"gallery": 40, "recall": {1: 0.5, 10: 1.0}, "chance": {1: 0.025, 10: 0.25}, "mean_face": {1: 0, 10: 0.3}}
     row |= {"recall_interval": {1: (0.4, 0.6), 10: (1, 1)}, "median_rank": 1.5, "median_rank_interval": (1, 3)}
     row |= {"matching": 0.9, "matching_interval": (0.8, 0.95), "matching_alike": 0.7, "matching_alike_interval": (0.6, 0.8)}
-    lines = evaluate.table({"train": {**row, "mean_face_median_rank": 20.0}})
-    assert evaluate.as_text(lines).splitlines() == [
+    lines = tables.table({"train": {**row, "mean_face_median_rank": 20.0}})
+    assert tables.as_text(lines).splitlines() == [
         "recall in %      gallery        R@1         R@10  median rank        1:2  1:2 alike",
         "Train                 40       50.0        100.0          1.5       90.0       70.0",
         "  95 % interval           40.0-60.0  100.0-100.0          1-3  80.0-95.0  60.0-80.0",
@@ -172,29 +177,29 @@ def test_the_table_in_the_slides_form():
         "  mean face                     0.0         30.0           20",
         "  the slides        4800         45           55",
     ]
-    markdown = evaluate.as_markdown(lines).splitlines()
+    markdown = tables.as_markdown(lines).splitlines()
     assert markdown[2] == "| Train | 40 | 50.0 | 100.0 | 1.5 | 90.0 | 70.0 |" and markdown[1].count("---:") == 6
 
 
 def test_pictures_show_first_hits_the_top_5_and_misses():
     ranks = np.array([1, 150, 3, 1, 5, 6, 100, 101])
-    (first, _, hits), (top, _, in_top), (missed, title, misses) = evaluate.pick_queries(ranks)
+    (first, _, hits), (top, _, in_top), (missed, title, misses) = pictures.pick_queries(ranks)
     assert (first, top, missed) == ("first_hit", "in_top_5", "not_in_top_100")
     assert hits.tolist() == [0, 3] and in_top.tolist() == [2, 4] and misses.tolist() == [7, 1]
     assert title == "true face not in the top 100"
-    small = evaluate.pick_queries(np.array([1, 2, 12, 26]))[2]
+    small = pictures.pick_queries(np.array([1, 2, 12, 26]))[2]
     assert small[0] == "not_in_top_25" and small[2].tolist() == [3]
-    assert len(evaluate.pick_queries(np.array([1, 2]))[2][2]) == 0
+    assert len(pictures.pick_queries(np.array([1, 2]))[2][2]) == 0
 
 
 def test_a_leak_is_shouted(run, demo_data, tmp_path, capsys):
     """A test clip in the list of those trained on, and a test person's face and voice once more under a training video's id."""
     other, data = shutil.copytree(run, tmp_path / "other"), shutil.copytree(demo_data, tmp_path / "data")
-    parts = utils.split_clips(utils.ready_clips(data), 0)
+    parts = utils.split_clips(feature_files.ready_clips(data), 0)
     clips = json.loads((other / "clips.json").read_text())
     video = next(name for name in map("again{}".format, range(99)) if utils.part_of(name, 0) == "train")
     copy = f"{video}_{parts['test'][1].rpartition('_')[2]}"
-    for path_of in (utils.spectrogram_path, utils.embedding_path, utils.face_path):
+    for path_of in (feature_files.spectrogram_path, feature_files.embedding_path, feature_files.face_path):
         shutil.copy(path_of(data, parts["test"][1]), path_of(data, copy))
     utils.write_json(other / "clips.json", {**clips, "train": [*clips["train"], parts["test"][0], copy]})
     assert evaluate.main(["--run", str(other), "--data", str(data), "--k", "1"]) == 0
@@ -241,7 +246,7 @@ def test_grids_show_two_decoded_faces(run, decoder_run, demo_data, tmp_path, cap
 def test_a_decoder_that_learned_test_people_is_shouted(run, decoder_run, demo_data, tmp_path, capsys):
     folder, faces = (shutil.copytree(of, tmp_path / name) for of, name in ((run, "run"), (decoder_run, "decoder")))
     seed = json.loads((run / utils.OPTIONS).read_text())["seed"]
-    test = utils.split_clips(utils.ready_clips(demo_data), seed)["test"]
+    test = utils.split_clips(feature_files.ready_clips(demo_data), seed)["test"]
     clips = json.loads((faces / utils.CLIPS).read_text())
     for learned, n in ((test[:1], 1), ([], 0)):
         (faces / utils.CLIPS).write_text(json.dumps({**clips, "train": learned}))
@@ -259,7 +264,7 @@ def test_decoded_faces_are_exaggerated_from_the_mean(decoder_run, rng):
     decoded = {}
     for factor in (0.0, 1.0, 1.4):
         options = evaluate.Options(decoder=str(decoder_run), exaggerate=factor)
-        decoded[factor] = evaluate.face_decoder(options, 128)(features)
+        decoded[factor] = listener.face_decoder(options, 128)(features)
         assert decoded[factor].shape == (3, 192, 192, 3) and decoded[factor].dtype == np.uint8
         by_hand = (network(read["centre"] + factor * (features - read["centre"])).numpy().clip(0, 255)).round()
         assert np.abs(decoded[factor] - by_hand).max() <= 1
@@ -271,23 +276,23 @@ def test_decoded_faces_are_exaggerated_from_the_mean(decoder_run, rng):
 
 def test_what_is_heard_is_looked_at(decoder_run, demo_data, rng):
     """The decoded face's own feature comes nearer to what was heard; features of true faces are decoded as they are."""
-    network = decoder.face_network(128)
-    clips = utils.ready_clips(demo_data)[:6]
+    network = refinement.face_network(128)
+    clips = feature_files.ready_clips(demo_data)[:6]
     centre = runs.read_run(decoder_run, "decoder")["centre"]
-    heard = centre + 0.4 * (np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
-    plain, looking = (evaluate.face_decoder(evaluate.Options(decoder=str(decoder_run), looks=n), 128) for n in (0, 3))
+    heard = centre + 0.4 * (np.stack([feature_files.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
+    plain, looking = (listener.face_decoder(evaluate.Options(decoder=str(decoder_run), refinements=n), 128) for n in (0, 3))
     np.testing.assert_array_equal(plain(heard), looking(heard))
-    again = plain.heard(7 * (heard - centre), centre)
-    np.testing.assert_array_equal(plain.heard(heard - centre, centre), again)  # whatever the length
-    axes = utils.load_array(decoder_run / utils.CORRECTION, np.float32, (2, 64, 128))[1]
-    as_far = centre + 0.4 * np.linalg.norm(axes) * retrieval.normalise(heard - centre)
+    again = plain.from_voices(7 * (heard - centre), centre)
+    np.testing.assert_array_equal(plain.from_voices(heard - centre, centre), again)  # whatever the length
+    axes = feature_files.load_array(decoder_run / utils.CORRECTION, np.float32, (2, 64, 128))[1]
+    as_far = centre + 0.4 * np.linalg.norm(axes) * normalise(heard - centre)
     assert np.abs(again - plain(as_far).astype(int)).max() <= 1
-    whole = plain.heard(heard, np.zeros(128, np.float32))  # --centre zero
-    assert np.abs(whole - plain(np.linalg.norm(centre) * retrieval.normalise(heard)).astype(int)).max() <= 1
+    whole = plain.from_voices(heard, np.zeros(128, np.float32))  # --centre zero
+    assert np.abs(whole - plain(np.linalg.norm(centre) * normalise(heard)).astype(int)).max() <= 1
     mean = network(plain(centre[None]))
     cosines = [
-        (retrieval.normalise(network(pictures) - mean) * retrieval.normalise(heard - centre)).sum(axis=1).mean()
-        for pictures in (plain.heard(heard - centre, centre), looking.heard(heard - centre, centre))
+        (normalise(network(pictures) - mean) * normalise(heard - centre)).sum(axis=1).mean()
+        for pictures in (plain.from_voices(heard - centre, centre), looking.from_voices(heard - centre, centre))
     ]
     assert cosines[1] > cosines[0] + 0.03
 
@@ -299,23 +304,23 @@ def test_looks_need_what_training_found(run, decoder_run, tmp_path, capsys):
     said = f"{broken / utils.CORRECTION}: expected what train.py --model decoder wrote, found no such file; train anew"
     assert said in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        evaluate.main(["--looks", "-1"])
-    assert "--looks: expected 0 or more, found -1" in capsys.readouterr().err
+        evaluate.main(["--refinements", "-1"])
+    assert "--refinements: expected 0 or more, found -1" in capsys.readouterr().err
 
 
 def test_a_decoder_is_taken_without_being_named_if_it_fits(decoder_run, wide_decoder_run, checkpoints, capsys):
     options = evaluate.Options()
-    assert evaluate.face_decoder(options, 128) is None and capsys.readouterr().err == ""
+    assert listener.face_decoder(options, 128) is None and capsys.readouterr().err == ""
     shutil.copytree(wide_decoder_run, checkpoints / "decoder")
-    assert evaluate.face_decoder(options, 128) is None
+    assert listener.face_decoder(options, 128) is None
     said = f"{checkpoints / 'decoder'}: expected a run on 128 numbers a face, found 4096"
     assert capsys.readouterr().err == f"evaluate: no decoded faces: {said}\n"
     (checkpoints / "decoder" / utils.OPTIONS).write_text('{"model": "voice"}')
-    assert evaluate.face_decoder(options, 128) is None
+    assert listener.face_decoder(options, 128) is None
     assert "expected a run of train.py --model decoder, found one of --model voice" in capsys.readouterr().err
     shutil.rmtree(checkpoints / "decoder")
     shutil.copytree(decoder_run, checkpoints / "decoder")
-    assert evaluate.face_decoder(options, 128)(np.zeros((1, 128), np.float32)).shape == (1, 192, 192, 3)
+    assert listener.face_decoder(options, 128)(np.zeros((1, 128), np.float32)).shape == (1, 192, 192, 3)
 
 
 def test_a_decoder_that_does_not_fit_is_told(run, decoder_run, wide_decoder_run, tmp_path, capsys):
@@ -340,21 +345,21 @@ def test_a_decoder_that_does_not_fit_is_told(run, decoder_run, wide_decoder_run,
 
 def test_where_the_faces_of_recordings_go(tmp_path):
     recordings = [Path("me.m4a"), Path("b/you.wav"), Path("c/me.wav"), Path("me"), Path("me-2.mp3")]
-    names = [path.relative_to(tmp_path).as_posix() for path in evaluate.heard_paths(tmp_path, recordings)]
+    names = [path.relative_to(tmp_path).as_posix() for path in hear.heard_paths(tmp_path, recordings)]
     assert names == ["heard/me.png", "heard/you.png", "heard/me-2.png", "heard/me-3.png", "heard/me-2-2.png"]
 
 
 def test_the_face_that_a_recording_is_heard_as(run, decoder_run, voice, demo_data, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "run")
-    arguments = ["--run", folder, "--audio", voice, voice, "--decoder", decoder_run, "--looks", 0]
+    arguments = ["--run", folder, "--audio", voice, voice, "--decoder", decoder_run, "--refinements", 0]
     assert evaluate.main([*map(str, arguments)]) == 0
     lines = capsys.readouterr().out.splitlines()
     written = [str(folder / "heard" / name) for name in ("me.png", "me-2.png")]
     assert lines[-3:] == [*written, str(folder / "audio.png")]
-    centre = utils.load_array(folder / utils.CENTRE, np.float32, (128,))
-    heard = evaluate.hear(runs.load_encoder(folder, runs.read_run(folder)), media.read_recording(voice), centre)
+    centre = feature_files.load_array(folder / utils.CENTRE, np.float32, (128,))
+    heard = listener.hear(runs.load_encoder(folder, runs.read_run(folder)), recordings.read_recording(voice), centre)
     network = runs.load_decoder(decoder_run, runs.read_run(decoder_run, "decoder"))
-    axes = utils.load_array(decoder_run / utils.CORRECTION, np.float32, (2, 64, 128))[1]
+    axes = feature_files.load_array(decoder_run / utils.CORRECTION, np.float32, (2, 64, 128))[1]
     heard = centre + 0.4 * np.linalg.norm(axes) * heard  # an encoder's own length means nothing
     expected = network(heard[None].astype(np.float32)).numpy()[0].clip(0, 255)
     for path in written:
@@ -371,7 +376,7 @@ def test_the_face_that_a_recording_is_heard_as(run, decoder_run, voice, demo_dat
 @pytest.fixture(scope="module")
 def voice(demo_clips, demo_data, tmp_path_factory):
     """A demo person's clip, as an m4a without its picture."""
-    clip = utils.ready_clips(demo_data)[0]
+    clip = feature_files.ready_clips(demo_data)[0]
     path = tmp_path_factory.mktemp("voice") / "me.m4a"
     ffmpeg("-i", next((demo_clips / "videos").glob(f"{clip}.*")), "-vn", "-c:a", "aac", path)
     return path
@@ -380,11 +385,11 @@ def voice(demo_clips, demo_data, tmp_path_factory):
 def test_whose_face_a_recording_is_like(run, demo_data, voice, capsys):
     assert evaluate.main(["--run", str(run), "--audio", str(voice), str(voice)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    clips = utils.ready_clips(demo_data)
+    clips = feature_files.ready_clips(demo_data)
     assert lines[0] == f"{voice}: the most similar of {len(clips)} faces" and lines[:6] == lines[6:12]
-    centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
-    heard = evaluate.hear(runs.load_encoder(run, runs.read_run(run)), media.read_recording(voice), centre)
-    faces = retrieval.normalise(np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
+    centre = feature_files.load_array(run / utils.CENTRE, np.float32, (128,))
+    heard = listener.hear(runs.load_encoder(run, runs.read_run(run)), recordings.read_recording(voice), centre)
+    faces = normalise(np.stack([feature_files.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
     best = np.argsort(-(faces @ heard))[:5]
     expected = [f"  {place}  cosine {faces[n] @ heard:.3f}  {clips[n]}" for place, n in enumerate(best, 1)]
     assert lines[1:6] == expected
@@ -394,11 +399,11 @@ def test_whose_face_a_recording_is_like(run, demo_data, voice, capsys):
 def test_a_recording_is_heard_as_its_clip_was(run, demo_data, voice):
     """The same voice through AAC, without its pauses: nearly what the clip's spectrogram gives."""
     encoder = runs.load_encoder(run, runs.read_run(run))
-    centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
-    clip = utils.ready_clips(demo_data)[0]
-    of_clip = encoder(utils.load_spectrogram(demo_data, clip)[None].astype(np.float32)).numpy() - centre
-    heard = evaluate.hear(encoder, media.read_recording(voice), centre)
-    assert heard @ retrieval.normalise(of_clip)[0] > 0.9 and np.linalg.norm(heard) == pytest.approx(1)
+    centre = feature_files.load_array(run / utils.CENTRE, np.float32, (128,))
+    clip = feature_files.ready_clips(demo_data)[0]
+    of_clip = encoder(feature_files.load_spectrogram(demo_data, clip)[None].astype(np.float32)).numpy() - centre
+    heard = listener.hear(encoder, recordings.read_recording(voice), centre)
+    assert heard @ normalise(of_clip)[0] > 0.9 and np.linalg.norm(heard) == pytest.approx(1)
 
 
 def test_the_speaker_encoder_is_judged_and_asked_as_the_other(demo_data, voice, tmp_path, capsys):
@@ -413,23 +418,25 @@ def test_the_speaker_encoder_is_judged_and_asked_as_the_other(demo_data, voice, 
     found = capsys.readouterr().out.splitlines()[1:6]
     encoder, centre = (
         runs.load_encoder(run, runs.read_run(run)),
-        utils.load_array(run / "centre.pkl", np.float32, (128,)),
+        feature_files.load_array(run / "centre.pkl", np.float32, (128,)),
     )
-    clips = utils.ready_clips(demo_data)
-    heard = encoder(utils.load_spectrogram(demo_data, clips[0])[None]).numpy() - centre  # the clip that the recording is of
-    faces = np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips]) - centre
-    numbers, _ = retrieval.most_similar(heard, faces, 5)
+    clips = feature_files.ready_clips(demo_data)
+    heard = (
+        encoder(feature_files.load_spectrogram(demo_data, clips[0])[None]).numpy() - centre
+    )  # the clip that the recording is of
+    faces = np.stack([feature_files.load_embedding(demo_data, clip, 128) for clip in clips]) - centre
+    numbers, _ = most_similar(heard, faces, 5)
     assert len({line.split()[-1] for line in found} & {clips[number] for number in numbers[0]}) >= 4
 
 
 def test_a_long_recording_is_averaged_over_windows(run, rng):
     encoder = runs.load_encoder(run, runs.read_run(run))
-    centre = utils.load_array(run / utils.CENTRE, np.float32, (128,))
+    centre = feature_files.load_array(run / utils.CENTRE, np.float32, (128,))
     long = 0.1 * rng.normal(size=13 * 16000).astype(np.float32)
     starts = (0, 3 * 16000, 6 * 16000, 7 * 16000)
-    parts = [evaluate.hear(encoder, long[start : start + 96_000], centre) for start in starts]
-    expected = retrieval.normalise(np.mean(parts, axis=0, keepdims=True))[0]
-    np.testing.assert_allclose(evaluate.hear(encoder, long, centre), expected, atol=1e-4)
+    parts = [listener.hear(encoder, long[start : start + 96_000], centre) for start in starts]
+    expected = normalise(np.mean(parts, axis=0, keepdims=True))[0]
+    np.testing.assert_allclose(listener.hear(encoder, long, centre), expected, atol=1e-4)
 
 
 @pytest.fixture
@@ -437,7 +444,7 @@ def photos(demo_data, tmp_path):
     """Three demo people's faces as photos; two of them side by side in a fourth; no face in a fifth; a broken one."""
     folder = tmp_path / "photos"
     folder.mkdir()
-    faces = [cv2.imread(str(utils.face_path(demo_data, clip))) for clip in utils.ready_clips(demo_data)[:3]]
+    faces = [cv2.imread(str(feature_files.face_path(demo_data, clip))) for clip in feature_files.ready_clips(demo_data)[:3]]
     faces = [cv2.copyMakeBorder(face, 60, 60, 60, 60, cv2.BORDER_REPLICATE) for face in faces]
     for name, face in zip("abc", faces):
         cv2.imwrite(str(folder / f"{name}.png"), face)
@@ -519,8 +526,8 @@ def test_broken_options(content, run, tmp_path, capsys):
 
 def test_features_of_another_network(run, demo_data, tmp_path, capsys):
     data = shutil.copytree(demo_data, tmp_path / "data")
-    for clip in utils.ready_clips(data):
-        utils.save_array(utils.embedding_path(data, clip), np.ones(4096, np.float32))
+    for clip in feature_files.ready_clips(data):
+        feature_files.save_array(feature_files.embedding_path(data, clip), np.ones(4096, np.float32))
     assert evaluate.main(["--run", str(run), "--data", str(data)]) == 1
     assert "expected float32 (128,), found float32 (4096,)" in capsys.readouterr().err
 

@@ -4,10 +4,20 @@ import numpy as np
 import pytest
 
 import model
-import retrieval
-import vggface
-from model import keras, tf
-from utils import CLIP_SAMPLES, N_BINS, N_FRAMES, InputError
+from faces import vggface
+from training import steps
+from training.losses import (
+    DECODING_WEIGHT,
+    LOSSES,
+    contrastive_loss,
+    decoding_loss,
+    distillation_loss,
+    l1_loss,
+    l2_loss,
+    loss_function,
+)
+from utils import CLIP_SAMPLES, N_BINS, N_FRAMES, InputError, normalise
+from voices.backend import keras, tf
 
 # ---------------------------------------------------------------- spectrogram
 
@@ -141,9 +151,9 @@ def test_waveform_to_feature_in_one_call(rng):
 
 def test_losses_equal_a_hand_computation(rng):
     face, voice = rng.normal(size=(2, 5, 7)).astype(np.float32)
-    np.testing.assert_allclose(model.l1_loss(face, voice), np.abs(face - voice).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(l1_loss(face, voice), np.abs(face - voice).sum(1), rtol=1e-5)
     angle = (face * voice).sum(1) / np.linalg.norm(face, axis=1) / np.linalg.norm(voice, axis=1)
-    np.testing.assert_allclose(model.l2_loss(face, voice), 2 - 2 * angle, rtol=1e-4)
+    np.testing.assert_allclose(l2_loss(face, voice), 2 - 2 * angle, rtol=1e-4)
 
 
 def softmax(logits):
@@ -156,24 +166,24 @@ def test_distillation_loss_equals_a_hand_computation(rng):
     kernel = rng.normal(size=(7, 11)).astype(np.float32)
     p, q = (softmax(np.maximum(feature, 0) @ kernel / 2) for feature in (face, voice))
     by_hand = -(p * np.log(q)).sum(axis=1)
-    np.testing.assert_allclose(model.distillation_loss(face, voice, lambda x: x @ kernel), by_hand, rtol=1e-4)
+    np.testing.assert_allclose(distillation_loss(face, voice, lambda x: x @ kernel), by_hand, rtol=1e-4)
 
 
 def test_contrastive_loss_equals_a_hand_computation(rng):
     face, voice = rng.normal(size=(2, 5, 7)).astype(np.float32)
-    cosine = retrieval.normalise(voice) @ retrieval.normalise(face).T
+    cosine = normalise(voice) @ normalise(face).T
     by_hand = [-np.log(np.diag(softmax(logits))) for logits in (cosine / 0.1, cosine.T / 0.1)]
-    np.testing.assert_allclose(model.contrastive_loss(face, voice), np.mean(by_hand, axis=0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(contrastive_loss(face, voice), np.mean(by_hand, axis=0), rtol=1e-3, atol=1e-4)
 
 
 def test_the_centre_is_where_features_are_seen_from(rng):
     face, voice = rng.normal(size=(2, 5, 7)).astype(np.float32)
     centre = rng.normal(size=7).astype(np.float32)
-    for name, plain in (("l2", model.l2_loss), ("contrastive", model.contrastive_loss)):
-        loss = model.loss_function(name, centre)
+    for name, plain in (("l2", l2_loss), ("contrastive", contrastive_loss)):
+        loss = loss_function(name, centre)
         np.testing.assert_allclose(loss(face + centre, voice + centre), plain(face, voice), rtol=1e-3, atol=1e-5)
         assert np.abs(loss(face, voice) - plain(face, voice)).max() > 0.01
-    np.testing.assert_array_equal(model.loss_function("l1", centre)(face, voice), model.l1_loss(face, voice))
+    np.testing.assert_array_equal(loss_function("l1", centre)(face, voice), l1_loss(face, voice))
 
 
 def test_total_loss_is_the_papers_sum(small_fc8, rng):
@@ -181,44 +191,44 @@ def test_total_loss_is_the_papers_sum(small_fc8, rng):
     face, voice = rng.normal(size=(2, 3, 4096)).astype(np.float32)
     centre = rng.normal(size=4096).astype(np.float32)
     p, q = (softmax((np.maximum(feature, 0) @ kernel + bias) / 2) for feature in (face, voice))
-    seen = [retrieval.normalise(feature - centre) for feature in (face, voice)]
+    seen = [normalise(feature - centre) for feature in (face, voice)]
     by_hand = 0.025 * ((seen[0] - seen[1]) ** 2).sum(axis=1) - 200 * (p * np.log(q)).sum(axis=1)
-    np.testing.assert_allclose(model.loss_function("total", centre, vggface.fc8)(face, voice), by_hand, rtol=1e-4)
+    np.testing.assert_allclose(loss_function("total", centre, vggface.fc8)(face, voice), by_hand, rtol=1e-4)
 
 
 def test_the_decoding_loss_equals_a_hand_computation(rng):
     face, voice = rng.normal(size=(2, 5, 7)).astype(np.float32)
     kernel, bias = rng.normal(size=(7, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)
-    found = model.decoding_loss(face, voice, lambda feature: feature @ kernel + bias)
+    found = decoding_loss(face, voice, lambda feature: feature @ kernel + bias)
     np.testing.assert_allclose(found, np.abs((face - voice) @ kernel).sum(axis=1), rtol=1e-4)
 
 
 def test_with_a_decoder_total_has_its_third_term(small_fc8, rng):
     face, voice = rng.normal(size=(2, 3, 4096)).astype(np.float32)
     centre, kernel = rng.normal(size=4096).astype(np.float32), rng.normal(size=(4096, 6)).astype(np.float32) / 64
-    without = model.loss_function("total", centre, vggface.fc8)(face, voice)
-    found = model.loss_function("total", centre, vggface.fc8, lambda feature: tf.matmul(feature, kernel) + 3)(face, voice)
-    assert model.DECODING_WEIGHT == 0.05
+    without = loss_function("total", centre, vggface.fc8)(face, voice)
+    found = loss_function("total", centre, vggface.fc8, lambda feature: tf.matmul(feature, kernel) + 3)(face, voice)
+    assert DECODING_WEIGHT == 0.05
     np.testing.assert_allclose(found - without, 0.05 * np.abs((face - voice) @ kernel).sum(axis=1), rtol=0.01, atol=2e-4)
 
 
 def test_total_loss_wants_vggface_features():
     with pytest.raises(InputError, match=r"--loss total: expected face features of 4096 .*, found 128; use another --loss"):
-        model.loss_function("total", np.zeros(128, np.float32), vggface.fc8)
+        loss_function("total", np.zeros(128, np.float32), vggface.fc8)
 
 
 def test_total_loss_wants_a_good_weight_file(small_fc8):
     with h5py.File(vggface.weights_path(), "a") as file:
         del file["fc8"]
     with pytest.raises(InputError, match="expected the weights of VGG-Face, found something else"):
-        model.loss_function("total", np.zeros(4096, np.float32), vggface.fc8)
+        loss_function("total", np.zeros(4096, np.float32), vggface.fc8)
 
 
-@pytest.mark.parametrize("name", model.LOSSES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_gradients_are_those_of_finite_differences(name, small_fc8, rng):
     """Along random directions; in float32, so to a per cent."""
     face, voice, direction = rng.normal(size=(3, 4, 4096)).astype(np.float32)
-    loss = model.loss_function(name, 0.1 * rng.normal(size=4096).astype(np.float32), vggface.fc8)
+    loss = loss_function(name, 0.1 * rng.normal(size=4096).astype(np.float32), vggface.fc8)
     direction *= 64 / np.linalg.norm(direction)
     with tf.GradientTape() as tape:
         voice = tf.constant(voice)
@@ -231,7 +241,7 @@ def test_gradients_are_those_of_finite_differences(name, small_fc8, rng):
     assert abs(slope) > 1e-4
 
 
-@pytest.mark.parametrize("loss", [model.l1_loss, model.l2_loss])
+@pytest.mark.parametrize("loss", [l1_loss, l2_loss])
 def test_equal_features_lose_nothing(loss, rng):
     face = rng.normal(size=(4, 9)).astype(np.float32)
     np.testing.assert_allclose(loss(face, face), np.zeros(4), atol=1e-6)
@@ -239,8 +249,8 @@ def test_equal_features_lose_nothing(loss, rng):
 
 def test_l2_loss_ignores_length_and_l1_does_not(rng):
     face = rng.normal(size=(4, 9)).astype(np.float32)
-    np.testing.assert_allclose(model.l2_loss(face, 3 * face), np.zeros(4), atol=1e-6)
-    assert (model.l1_loss(face, 3 * face).numpy() > 1).all()
+    np.testing.assert_allclose(l2_loss(face, 3 * face), np.zeros(4), atol=1e-6)
+    assert (l1_loss(face, 3 * face).numpy() > 1).all()
 
 
 # ---------------------------------------------------------------- training
@@ -255,7 +265,7 @@ def linear():
 
 def test_a_step_returns_the_mean_over_the_batch(linear, rng):
     face, voice = rng.normal(size=(2, 6, 8)).astype(np.float32)
-    step = model.training_step(linear, model.adam(linear, "paper", 1e-3, 10, 0), model.l1_loss, 6)
+    step = steps.training_step(linear, steps.adam(linear, "paper", 1e-3, 10, 0), l1_loss, 6)
     assert float(step((voice, face))) == pytest.approx(np.abs(face - voice).sum(1).mean(), rel=1e-5)
 
 
@@ -263,20 +273,20 @@ def test_an_encoder_learns_its_batch(rng):
     keras.utils.set_random_seed(0)
     encoder = model.voice_encoder(16, 0.05)
     batch = rng.normal(size=(8, 300, N_BINS, 2)).astype(np.float16), rng.normal(size=(8, 16)).astype(np.float32)
-    step = model.training_step(encoder, model.adam(encoder, "paper", 1e-3, 25, 0), model.l2_loss, 8)
+    step = steps.training_step(encoder, steps.adam(encoder, "paper", 1e-3, 25, 0), l2_loss, 8)
     losses = [float(step(batch)) for _ in range(25)]
     assert losses[-1] < losses[0] / 2
 
 
 def test_the_papers_optimizer(linear):
-    optimizer = model.adam(linear, "paper", 1e-3, 10**6, 0)
+    optimizer = steps.adam(linear, "paper", 1e-3, 10**6, 0)
     assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.5, 0.999, 1e-4)
     rate = optimizer._learning_rate
     assert [float(rate(step)) for step in (0, 9_999, 10_000, 20_000)] == pytest.approx([1e-3, 1e-3, 0.95e-3, 0.95**2 * 1e-3])
 
 
 def test_the_cosine_schedule_rises_and_falls(linear):
-    rate = model.adam(linear, "cosine", 2e-3, 1000, 0)._learning_rate
+    rate = steps.adam(linear, "cosine", 2e-3, 1000, 0)._learning_rate
     expected = [0, 1e-3, 2e-3, 2e-3 * (1 + np.cos(np.pi / 2)) / 2, 0]
     assert [float(rate(step)) for step in (0, 25, 50, 525, 1000)] == pytest.approx(expected, abs=1e-9)
 
@@ -285,7 +295,7 @@ def test_weight_decay_takes_from_kernels_only():
     inputs = keras.Input((3,))
     network = keras.Model(inputs, keras.layers.BatchNormalization()(keras.layers.Dense(3, bias_initializer="ones")(inputs)))
     before = [w.numpy() for w in network.trainable_weights]
-    optimizer = model.adam(network, "paper", 0.1, 10, 0.5)
+    optimizer = steps.adam(network, "paper", 0.1, 10, 0.5)
     optimizer.apply([tf.zeros(w.shape) for w in network.trainable_weights], network.trainable_weights)
     for weight, old in zip(network.trainable_weights, before):
         np.testing.assert_allclose(weight, old * (0.95 if weight.name == "kernel" else 1), rtol=1e-5)
@@ -293,16 +303,16 @@ def test_weight_decay_takes_from_kernels_only():
 
 def test_the_loss_scale_leaves_out_a_step_that_overflows(linear, rng):
     voice = rng.normal(size=(2, 8)).astype(np.float32)
-    scale = model.LossScale()
-    optimizer = model.adam(linear, "paper", 1e-3, 10, 0)
-    step = model.training_step(linear, optimizer, lambda face, voice: tf.reduce_sum(face * voice, axis=-1), 2, scale)
+    scale = steps.LossScale()
+    optimizer = steps.adam(linear, "paper", 1e-3, 10, 0)
+    step = steps.training_step(linear, optimizer, lambda face, voice: tf.reduce_sum(face * voice, axis=-1), 2, scale)
     before = linear.get_weights()[0]
     step((voice, np.full((2, 8), 1e37, np.float32)))  # the loss is finite, 2**15 times as much is not
     np.testing.assert_array_equal(linear.get_weights()[0], before)
     assert float(scale.factor) == 2.0**14
     step((voice, voice))
     assert np.abs(linear.get_weights()[0] - before).max() > 1e-4 and float(scale.factor) == 2.0**14
-    scale.steps.assign(model.STEPS_TO_DOUBLE - 1)
+    scale.steps.assign(steps.STEPS_TO_DOUBLE - 1)
     step((voice, voice))
     assert float(scale.factor) == 2.0**15 and float(scale.steps) == 0
 
@@ -325,4 +335,4 @@ def test_precision_is_what_the_hardware_has(capabilities, flags, expected, monke
     monkeypatch.setattr(model, "CPU_INFO", tmp_path / "cpuinfo")
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor: 0\nflags\t\t: fpu {flags}\n")
-    assert model.best_precision() == expected
+    assert steps.best_precision() == expected

@@ -12,14 +12,12 @@ import pytest
 from conftest import FFMPEG, contents, lines_of, run_preprocess, sound_rows, statuses, write_csv
 from test_fetch import Server
 
-import fetch
-import media
 import model
 import preprocess
-import records
 import utils
-import vggface
-import workers
+from clips import detection, extraction, feature_files, fetch, media, records, workers
+from clips.reasons import SMALLEST_FACE
+from faces import vggface
 from utils import InputError
 
 # ---------------------------------------------------------------- the command line
@@ -84,35 +82,35 @@ def test_rates(rate, expected):
 
 
 def test_all_demo_people_become_ready(demo_data, demo_clips):
-    clips = utils.ready_clips(demo_data)
+    clips = feature_files.ready_clips(demo_data)
     assert len(clips) == 30
     assert set(statuses(demo_data).values()) == {"ready"}
     for clip in clips:
-        spectrogram = utils.load_array(utils.spectrogram_path(demo_data, clip), np.float16, (598, 257, 2))
+        spectrogram = feature_files.load_array(feature_files.spectrogram_path(demo_data, clip), np.float16, (598, 257, 2))
         assert np.isfinite(spectrogram).all() and np.abs(spectrogram).max() > 0.5
-        feature = utils.load_embedding(demo_data, clip, 128)
+        feature = feature_files.load_embedding(demo_data, clip, 128)
         assert 0.8 < np.linalg.norm(feature) < 2  # dlib's network maps faces near the unit sphere
 
 
 def test_the_spectrogram_is_of_the_clips_sound(demo_data, demo_clips):
-    clip = utils.ready_clips(demo_data)[3]
+    clip = feature_files.ready_clips(demo_data)[3]
     done = subprocess.run(
         [FFMPEG, "-v", "error", "-i", demo_clips / "videos" / f"{clip}.mp4", "-f", "f32le", "-ac", "1", "-ar", "16000", "-"],
         capture_output=True, check=True,
     )  # fmt: skip
     waveform = np.resize(np.frombuffer(done.stdout, np.float32)[: utils.CLIP_SAMPLES], utils.CLIP_SAMPLES)
     expected = model.spectrogram(waveform[None]).numpy()[0]
-    found = utils.load_array(utils.spectrogram_path(demo_data, clip), np.float16, (598, 257, 2))
+    found = feature_files.load_array(feature_files.spectrogram_path(demo_data, clip), np.float16, (598, 257, 2))
     assert np.corrcoef(found.astype(np.float32).ravel(), expected.ravel())[0, 1] > 0.99
 
 
 def test_the_face_is_of_the_clip_and_the_feature_of_the_face(demo_data, demo_clips):
     import face_recognition
 
-    clips = utils.ready_clips(demo_data)
-    features = np.stack([utils.load_embedding(demo_data, clip, 128) for clip in clips])
+    clips = feature_files.ready_clips(demo_data)
+    features = np.stack([feature_files.load_embedding(demo_data, clip, 128) for clip in clips])
     for clip in clips[:5]:
-        face = cv2.imread(str(utils.face_path(demo_data, clip)))[..., ::-1]
+        face = cv2.imread(str(feature_files.face_path(demo_data, clip)))[..., ::-1]
         assert face.shape == (224, 224, 3)
         again = face_recognition.face_encodings(np.ascontiguousarray(face))[0]
         assert clips[np.linalg.norm(features - again, axis=1).argmin()] == clip
@@ -126,7 +124,7 @@ def test_the_manifest_tells_how_a_clip_was_made(demo_data, demo_clips):
         assert (line["status"], line["detector"], line["face_model"]) == ("ready", "hog", "dlib")
         top, right, bottom, left = (int(line[edge]) for edge in ("top", "right", "bottom", "left"))
         assert left < row.x * 640 < right and top < row.y * 360 < bottom
-        assert int(line["face_pixels"]) == bottom - top >= media.SMALLEST_FACE
+        assert int(line["face_pixels"]) == bottom - top >= SMALLEST_FACE
         assert 2 < float(line["speech_seconds"]) <= min(6, row.end - row.start) + 0.05
         sizes = [path(demo_data, row.clip).stat().st_size for path in records.FILES.values()]
         assert len(sizes) == 5 and [int(line[column]) for column in records.SIZES] == sizes
@@ -135,12 +133,12 @@ def test_the_manifest_tells_how_a_clip_was_made(demo_data, demo_clips):
 def test_a_second_run_does_only_what_is_missing(demo_data, demo_clips, tmp_path, capsys):
     data = tmp_path / "data"
     assert run_preprocess(demo_clips, data, "--limit", 6, "--face-model", "dlib") == 0
-    clips = utils.ready_clips(data)
+    clips = feature_files.ready_clips(data)
     assert len(clips) == 6
     before = {path: path.stat().st_mtime_ns for path in (data / "spectrograms").iterdir()}
-    utils.spectrogram_path(data, clips[0]).unlink()
-    utils.embedding_path(data, clips[1]).write_bytes(b"broken")
-    utils.landmarks_path(data, clips[2]).unlink()
+    feature_files.spectrogram_path(data, clips[0]).unlink()
+    feature_files.embedding_path(data, clips[1]).write_bytes(b"broken")
+    feature_files.landmarks_path(data, clips[2]).unlink()
     capsys.readouterr()
     assert run_preprocess(demo_clips, data, "--limit", 7, "--face-model", "dlib") == 0
     assert "7 rows, 7 clips ready (3 of them before), 0 skipped" in capsys.readouterr().out
@@ -192,7 +190,7 @@ def test_from_csv_through_the_network_to_a_feature(mirror, tmp_path, capsys):
         "gone_001.000000-004.000000": "removed",
         "a.csv line 3": "bad-row",
     }
-    assert utils.ready_clips(data) == ready
+    assert feature_files.ready_clips(data) == ready
     assert {path.stem for path in (data / "videos").iterdir()} == {*ready, "two_001.000000-004.500000"}
     assert {path.name for path in tmp_path.iterdir()} == {"a.csv", "data", "mirror"}
 
@@ -310,9 +308,9 @@ def test_vggface_features_are_of_the_crops(demo_clips, tmp_path, monkeypatch):
     monkeypatch.setattr(vggface, "face_embedder", lambda: stand_in)
     assert run_preprocess(demo_clips, tmp_path, "--limit", 3, "--face-model", "dlib") == 0
     assert run_preprocess(demo_clips, tmp_path, "--limit", 3) == 0  # another face model: all anew
-    for clip in utils.ready_clips(tmp_path):
-        feature = utils.load_embedding(tmp_path, clip, 4096)
-        face = cv2.imread(str(utils.face_path(tmp_path, clip)))
+    for clip in feature_files.ready_clips(tmp_path):
+        feature = feature_files.load_embedding(tmp_path, clip, 4096)
+        face = cv2.imread(str(feature_files.face_path(tmp_path, clip)))
         assert feature[0] == pytest.approx(face.mean(), abs=1)
 
 
@@ -328,7 +326,7 @@ def test_without_vggface_weights_nothing_is_made(demo_clips, tmp_path, monkeypat
 
 def test_files_do_not_depend_on_the_others_in_a_batch(rng, tmp_path):
     extracts = [
-        preprocess.Extract(
+        extraction.Extract(
             records.Line(f"a_{i}", "ready"),
             rng.integers(0, 256, (224, 224, 3), dtype=np.uint8),
             rng.integers(0, 256, (200 + i, 240, 3), dtype=np.uint8),
@@ -388,22 +386,22 @@ def photo_data(photos, tmp_path_factory):
 
 
 def test_photos_become_faces_without_sound(photo_data, frames):
-    assert utils.ready_faces(photo_data) == READY
+    assert feature_files.ready_faces(photo_data) == READY
     assert [utils.video_of(name) for name in READY] == ["Ada", "Grey", "Jo-Doe", "O-Neil", "Sam_1", "Sam_1"]
     folders = {path.name for path in photo_data.iterdir()}
     assert folders == {"embeddings", "faces", "portraits", "landmarks", "manifest.csv"}
     for name, frame in zip(("Jo-Doe_photo", "O-Neil_photo", "Ada_photo", "Sam_1_at-home", "Sam_1_b-c"), frames):
-        found = media.find_photo_face(frame, "hog")
-        portrait, box = media.portrait(found.frame, found.box)
-        feature, landmarks = utils.load_embedding(photo_data, name, 128), utils.load_landmarks(photo_data, name)
+        found = detection.find_photo_face(frame, "hog")
+        portrait, box = detection.portrait(found.frame, found.box)
+        feature, landmarks = feature_files.load_embedding(photo_data, name, 128), feature_files.load_landmarks(photo_data, name)
         written = media.read_portrait(photo_data, name)
         assert written.shape == portrait.shape and media.read_face(photo_data, name).shape == (224, 224, 3)
         if name in ("Jo-Doe_photo", "Sam_1_at-home", "Sam_1_b-c"):  # others were JPEG before
-            np.testing.assert_array_equal(feature, media.dlib_feature(frame, found.box))
-            np.testing.assert_array_equal(landmarks, media.find_landmarks(portrait, box))
+            np.testing.assert_array_equal(feature, detection.dlib_feature(frame, found.box))
+            np.testing.assert_array_equal(landmarks, detection.find_landmarks(portrait, box))
             assert np.abs(written.astype(int) - portrait).mean() < 3
-        assert np.linalg.norm(feature - media.dlib_feature(frame, found.box)) < 0.3
-        assert np.abs(landmarks - media.find_landmarks(portrait, box)).max() < 4
+        assert np.linalg.norm(feature - detection.dlib_feature(frame, found.box)) < 0.3
+        assert np.abs(landmarks - detection.find_landmarks(portrait, box)).max() < 4
     grey = media.read_portrait(photo_data, "Grey_photo").astype(int)
     assert np.abs(grey - grey.mean(axis=2, keepdims=True)).max() < 6
 
@@ -415,7 +413,7 @@ def test_the_manifest_tells_of_photos_too(photo_data):
         line = lines[name]
         assert (line["detector"], line["face_model"], line["frame_second"]) == ("hog", "dlib", "0")
         assert (line["spectrogram_bytes"], line["speech_seconds"]) == ("", "")
-        assert int(line["bottom"]) - int(line["top"]) == int(line["face_pixels"]) >= media.SMALLEST_FACE
+        assert int(line["bottom"]) - int(line["top"]) == int(line["face_pixels"]) >= SMALLEST_FACE
         sizes = [records.FILES[column](photo_data, name).stat().st_size for column in records.PHOTO_SIZES]
         assert len(sizes) == 4 and [int(line[column]) for column in records.PHOTO_SIZES] == sizes
 
@@ -428,7 +426,7 @@ def test_a_second_run_on_photos_does_only_what_is_missing(photos, photo_data, tm
     assert said.out.startswith("preprocess: 8 photos, 6 faces ready (6 of them before), 2 skipped (")
     assert "no-face 1" in said.out and "unreadable 1" in said.out
     assert (data / "manifest.csv").read_text() == manifest
-    utils.landmarks_path(data, "Jo-Doe_photo").unlink()
+    feature_files.landmarks_path(data, "Jo-Doe_photo").unlink()
     assert of_photos(photos, data) == 0
     assert "8 photos, 6 faces ready (5 of them before), 2 skipped" in capsys.readouterr().out
     added = (data / "manifest.csv").read_text().removeprefix(manifest).splitlines()
@@ -440,9 +438,12 @@ def test_a_second_run_on_photos_does_only_what_is_missing(photos, photo_data, tm
 def test_the_first_photos_only(photos, photo_data, tmp_path, capsys):
     assert of_photos(photos, tmp_path, "--limit", 2) == 0
     assert capsys.readouterr().out == "preprocess: 2 photos, 2 faces ready (0 of them before), 0 skipped\n"
-    assert utils.ready_faces(tmp_path) == ["Ada_photo", "Grey_photo"]
+    assert feature_files.ready_faces(tmp_path) == ["Ada_photo", "Grey_photo"]
     for name in ("Ada_photo", "Grey_photo"):
-        assert utils.portrait_path(tmp_path, name).read_bytes() == utils.portrait_path(photo_data, name).read_bytes()
+        assert (
+            feature_files.portrait_path(tmp_path, name).read_bytes()
+            == feature_files.portrait_path(photo_data, name).read_bytes()
+        )
 
 
 def test_the_shards_of_photos_keep_a_person_together(photos, tmp_path):

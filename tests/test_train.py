@@ -16,13 +16,16 @@ import pytest
 from conftest import ROOT, SEED, decoder_weights, error_of, history
 
 import model
-import pipeline
-import retrieval
-import runs
-import speaker
 import train
 import utils
-from model import keras, tf
+from clips import feature_files
+from judging.ranks import rank
+from training import closed_form, runs, steps
+from training.batches import clip_batches, predict_features
+from training.losses import LOSSES, l2_loss
+from utils import normalise
+from voices import ge2e
+from voices.backend import keras, tf
 
 TINY = ["--width", "0.03", "--seconds", "2.7", "--batch-size", "4", "--seed", str(SEED)]
 
@@ -80,11 +83,11 @@ def test_a_run_leaves_options_history_and_weights(tiny_run, demo_data):
     assert {path.name for path in tiny_run.iterdir()} == FILES
     options = json.loads((tiny_run / "options.json").read_text())
     assert options["width"] == 0.03 and options["loss"] == "l2" and options["feature_size"] == 128
-    assert options["data"] == str(demo_data) and options["precision"] == model.best_precision()
-    clips = utils.split_clips(utils.ready_clips(demo_data), SEED)
+    assert options["data"] == str(demo_data) and options["precision"] == steps.best_precision()
+    clips = utils.split_clips(feature_files.ready_clips(demo_data), SEED)
     assert json.loads((tiny_run / "clips.json").read_text()) == {part: clips[part] for part in ("train", "val")}
-    faces = [utils.load_embedding(demo_data, clip, 128) for clip in clips["train"]]
-    centre = utils.load_array(tiny_run / "centre.pkl", np.float32, (128,))
+    faces = [feature_files.load_embedding(demo_data, clip, 128) for clip in clips["train"]]
+    centre = feature_files.load_array(tiny_run / "centre.pkl", np.float32, (128,))
     np.testing.assert_allclose(centre, np.mean(faces, axis=0), atol=1e-6)
     n_parameters = model.voice_encoder(128, 0.03).count_params()
     assert (tiny_run / "best.weights.h5").stat().st_size < 1.5 * 4 * n_parameters  # the optimizer's state is not in it
@@ -110,39 +113,37 @@ def test_the_speaker_encoder_is_fitted_in_closed_form(speaker_run, demo_data):
     encoder = model.build_encoder("speaker", 128, 1)
     model.load_weights(encoder, speaker_run / utils.BEST_WEIGHTS)
     clips = json.loads((speaker_run / "clips.json").read_text())
-    centre = utils.load_array(speaker_run / "centre.pkl", np.float32, (128,))
-    ear = encoder.get_layer("ear")
-    heard = {part: pipeline.predict_features(encoder, demo_data, clips[part], 128, 4) for part in clips}
+    centre = feature_files.load_array(speaker_run / "centre.pkl", np.float32, (128,))
+    ear = encoder.get_layer("speaker_embedding")
+    heard = {part: predict_features(encoder, demo_data, clips[part], 128, 4) for part in clips}
     embeddings = {part: np.concatenate([ear(batch).numpy() for batch in in_fours(demo_data, clips[part])]) for part in clips}
-    moments = speaker.Moments.zero(256, 128)
+    moments = closed_form.Moments.zero(256, 128)
     moments.add(embeddings["train"], heard["train"][1])
     videos = [utils.video_of(clip) for clip in clips["val"]]
     faces = heard["val"][1] - centre
-    solutions = list(speaker.heads(moments, speaker.PENALTIES, 0.5))
-    scores = [
-        retrieval.rank(embeddings["val"] @ kernel + bias - centre, faces, videos).matching.mean() for kernel, bias in solutions
-    ]
+    solutions = list(closed_form.heads(moments, closed_form.PENALTIES, 0.5))
+    scores = [rank(embeddings["val"] @ kernel + bias - centre, faces, videos).matching.mean() for kernel, bias in solutions]
     kernel, bias = encoder.get_layer("head").get_weights()
     np.testing.assert_allclose(kernel, solutions[int(np.argmax(scores))][0], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(heard["val"][0], embeddings["val"] @ kernel + bias, atol=1e-4)
     (epoch,) = history(speaker_run)
     assert (epoch["epoch"], epoch["step"]) == (0, 0) and epoch["val_matching"] == pytest.approx(max(scores))
     voices, true = heard["train"]
-    assert epoch["train_loss"] == pytest.approx(float(np.mean(model.l2_loss(true - centre, voices - centre))), rel=1e-3)
+    assert epoch["train_loss"] == pytest.approx(float(np.mean(l2_loss(true - centre, voices - centre))), rel=1e-3)
     assert epoch["train_loss"] < 1.6 < 2  # 2: right angles
 
 
 def in_fours(data, clips):
-    spectrograms = np.stack([utils.load_spectrogram(data, clip) for clip in clips])
+    spectrograms = np.stack([feature_files.load_spectrogram(data, clip) for clip in clips])
     return [spectrograms[start : start + 4] for start in range(0, len(clips), 4)]
 
 
 def test_the_speaker_encoder_s_ear_has_the_package_s_weights(speaker_run):
     encoder = model.build_encoder("speaker", 128, 1)
     model.load_weights(encoder, speaker_run / utils.BEST_WEIGHTS)
-    stored = speaker.stored_weights(speaker.weights_path())
-    np.testing.assert_array_equal(encoder.get_layer("ear").dense.kernel, stored["linear.weight"].T)
-    np.testing.assert_array_equal(encoder.get_layer("ear").lstms[2].cell.kernel, stored["lstm.weight_ih_l2"].T)
+    stored = ge2e.stored_weights(ge2e.weights_path())
+    np.testing.assert_array_equal(encoder.get_layer("speaker_embedding").dense.kernel, stored["linear.weight"].T)
+    np.testing.assert_array_equal(encoder.get_layer("speaker_embedding").lstms[2].cell.kernel, stored["lstm.weight_ih_l2"].T)
 
 
 def test_the_speaker_encoder_goes_on_by_gradients(speaker_run, demo_data, tmp_path):
@@ -161,7 +162,7 @@ def test_fewer_clips_to_train_on(demo_data, tmp_path):
     arguments = ["--data", demo_data, "--run", run, "--encoder", "speaker", "--seed", SEED, "--clips", 9, "--whitening", 0]
     assert train.main(list(map(str, arguments))) == 0
     clips = json.loads((run / "clips.json").read_text())
-    everything = utils.split_clips(utils.ready_clips(demo_data), SEED)
+    everything = utils.split_clips(feature_files.ready_clips(demo_data), SEED)
     assert len(clips["train"]) == 9 < len(everything["train"]) and set(clips["train"]) < set(everything["train"])
     assert clips["val"] == everything["val"]
 
@@ -203,19 +204,19 @@ def test_tensorboard_reads_the_losses(tiny_run):
 
 
 def test_the_validation_scores_are_those_of_the_weights_kept(tiny_run, demo_data):
-    clips = utils.split_clips(utils.ready_clips(demo_data), SEED)["val"]
-    batches, _ = pipeline.clip_batches(demo_data, clips, 128, 3)
-    centre = utils.load_array(tiny_run / utils.CENTRE, np.float32, (128,))
+    clips = utils.split_clips(feature_files.ready_clips(demo_data), SEED)["val"]
+    batches, _ = clip_batches(demo_data, clips, 128, 3)
+    centre = feature_files.load_array(tiny_run / utils.CENTRE, np.float32, (128,))
     epochs = history(tiny_run)
     best = min(epochs, key=lambda epoch: epoch["val_loss"])
     for name, epoch in ((utils.LAST_WEIGHTS, epochs[-1]), (utils.BEST_WEIGHTS, best)):
         encoder = model.voice_encoder(128, 0.03)
         encoder.load_weights(tiny_run / name)
         voices, faces = (np.concatenate(part) for part in zip(*((encoder(voices), faces) for voices, faces in batches)))
-        losses = model.l2_loss(faces - centre, voices - centre).numpy()
+        losses = l2_loss(faces - centre, voices - centre).numpy()
         assert len(losses) == len(clips) == epoch["val_gallery"]
         assert losses.mean() == pytest.approx(epoch["val_loss"], rel=1e-3)
-        cosine = retrieval.normalise(voices - centre) @ retrieval.normalise(faces - centre).T
+        cosine = normalise(voices - centre) @ normalise(faces - centre).T
         ranks = 1 + (cosine > np.diag(cosine)[:, None]).sum(axis=1)
         assert epoch["val_median_rank"] == np.median(ranks)
         assert epoch["val_recall"]["5"] == np.mean(ranks <= 5)
@@ -319,7 +320,7 @@ def test_an_option_changes_the_result(option, tiny_run, demo_data, tmp_path):
 
 def test_every_loss_can_be_chosen():
     losses = next(field for field in train.dataclasses.fields(train.Options) if field.name == "loss")
-    assert set(losses.metadata["choices"]) == set(model.LOSSES)
+    assert set(losses.metadata["choices"]) == set(LOSSES)
 
 
 def test_pieces_of_a_clip():
@@ -350,8 +351,8 @@ def test_an_earlier_run_is_kept(tmp_path, capsys):
 def wide_data(demo_data, tmp_path, rng):
     """`demo_data` with random face features of VGG-Face's size."""
     data = shutil.copytree(demo_data, tmp_path / "wide-data")
-    for clip in utils.ready_clips(data):
-        utils.save_array(utils.embedding_path(data, clip), (1 + rng.normal(size=4096)).astype(np.float32))
+    for clip in feature_files.ready_clips(data):
+        feature_files.save_array(feature_files.embedding_path(data, clip), (1 + rng.normal(size=4096)).astype(np.float32))
     return data
 
 
@@ -363,8 +364,8 @@ def test_a_voice_encoder_learns_through_the_decoder(wide_decoder_run, wide_data,
     assert (options["loss"], options["decoder"]) == ("total", str(wide_decoder_run))
     read = runs.read_run(run)
     encoder, clips = runs.load_encoder(run, read), read["clips"]["val"]
-    voices, faces = pipeline.predict_features(encoder, wide_data, clips, 4096, 4)
-    seen = [retrieval.normalise(features - read["centre"]) for features in (voices, faces)]
+    voices, faces = predict_features(encoder, wide_data, clips, 4096, 4)
+    seen = [normalise(features - read["centre"]) for features in (voices, faces)]
     l2 = ((seen[0] - seen[1]) ** 2).sum(axis=1)
     logits = [(np.maximum(features, 0) @ small_fc8[0] + small_fc8[1]) / 2 for features in (voices, faces)]
     log_p, log_q = (of - np.logaddexp.reduce(of, axis=1, keepdims=True) for of in logits)
@@ -410,11 +411,9 @@ GENTLY = ["--loss", "contrastive", "--learning-rate", "1e-5", "--schedule", "pap
 
 ON_DEVICES = """
 import sys
-from model import keras, tf
 devices = int(sys.argv.pop(1))
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
-import train
 raise SystemExit(train.main(sys.argv[1:]))
 """
 
@@ -434,7 +433,7 @@ def assert_nearly_same_run(ours, theirs):
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
     keras.utils.set_random_seed(SEED)
     encoder = model.voice_encoder(128, 0.03)
-    encoder.get_layer("fc2").bias.assign(utils.load_array(ours / utils.CENTRE, np.float32, (128,)))
+    encoder.get_layer("fc2").bias.assign(feature_files.load_array(ours / utils.CENTRE, np.float32, (128,)))
     first, ours, theirs = encoder.get_weights(), weights(ours), weights(theirs)
     for trained, tolerance in ((True, 0.15), (False, 0.001)):
         chosen = [number for number, variable in enumerate(encoder.weights) if variable.trainable == trained]
@@ -493,29 +492,31 @@ def test_no_data(tmp_path, capsys):
 
 
 def test_too_little_data(own_data, tmp_path, capsys):
-    for clip in utils.ready_clips(own_data)[3:]:
-        utils.face_path(own_data, clip).unlink()
+    for clip in feature_files.ready_clips(own_data)[3:]:
+        feature_files.face_path(own_data, clip).unlink()
     assert run_train(own_data, tmp_path / "run") == 1
     assert "make more clips ready" in error_of(capsys)
 
 
 def test_a_broken_file_ends_in_one_line_that_names_it(own_data, tmp_path, capsys):
-    broken = utils.spectrogram_path(own_data, utils.split_clips(utils.ready_clips(own_data), SEED)["train"][5])
+    broken = feature_files.spectrogram_path(own_data, utils.split_clips(feature_files.ready_clips(own_data), SEED)["train"][5])
     broken.write_bytes(broken.read_bytes()[:1000])
     assert run_train(own_data, tmp_path / "run", "--epochs", 1) == 1
     assert str(broken) in error_of(capsys)
 
 
 def test_features_of_two_networks_are_not_mixed(own_data, tmp_path, capsys):
-    other = utils.embedding_path(own_data, utils.split_clips(utils.ready_clips(own_data), SEED)["val"][0])
-    utils.save_array(other, np.ones(4096, np.float32))
+    other = feature_files.embedding_path(own_data, utils.split_clips(feature_files.ready_clips(own_data), SEED)["val"][0])
+    feature_files.save_array(other, np.ones(4096, np.float32))
     assert run_train(own_data, tmp_path / "run", "--epochs", 1) == 1
     assert f"{other}: expected float32 (128,), found float32 (4096,)" in error_of(capsys)
 
 
 def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(own_data, tmp_path, capsys):
-    for clip in utils.ready_clips(own_data):
-        utils.save_array(utils.embedding_path(own_data, clip), np.full(128, 3e38, np.float32))  # their sum overflows
+    for clip in feature_files.ready_clips(own_data):
+        feature_files.save_array(
+            feature_files.embedding_path(own_data, clip), np.full(128, 3e38, np.float32)
+        )  # their sum overflows
     assert run_train(own_data, tmp_path / "run", "--loss", "l1", "--centre", "zero") == 1
     assert "the loss of epoch 1, step 1 is inf, expected a finite number" in error_of(capsys)
 

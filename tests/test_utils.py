@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import utils
+from clips import feature_files
 from utils import InputError
 
 
@@ -95,25 +96,25 @@ def test_run_folder():
 
 def test_arrays_come_back(tmp_path, rng):
     array = rng.normal(size=(3, 4)).astype(np.float16)
-    utils.save_array(tmp_path / "new" / "a.pkl", array)
-    loaded = utils.load_array(tmp_path / "new" / "a.pkl", np.float16, (3, 4))
+    feature_files.save_array(tmp_path / "new" / "a.pkl", array)
+    loaded = feature_files.load_array(tmp_path / "new" / "a.pkl", np.float16, (3, 4))
     assert loaded.dtype == np.float16 and np.array_equal(loaded, array)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.pkl"]
     assert np.array_equal(pickle.loads((tmp_path / "new" / "a.pkl").read_bytes()), array)  # a plain pickle, for everybody
 
 
 def test_another_shape_or_dtype_is_told(tmp_path):
-    utils.save_array(tmp_path / "a.pkl", np.zeros(128, np.float32))
+    feature_files.save_array(tmp_path / "a.pkl", np.zeros(128, np.float32))
     with pytest.raises(InputError, match=r"a\.pkl: expected float32 \(4096,\), found float32 \(128,\).*--face-model"):
-        utils.load_array(tmp_path / "a.pkl", np.float32, (4096,))
-    utils.save_array(tmp_path / "b.pkl", np.zeros(128, np.int16))
+        feature_files.load_array(tmp_path / "a.pkl", np.float32, (4096,))
+    feature_files.save_array(tmp_path / "b.pkl", np.zeros(128, np.int16))
     with pytest.raises(InputError, match=r"expected float16 \(128,\), found int16"):
-        utils.load_array(tmp_path / "b.pkl", np.float16, (128,))
-    utils.save_array(tmp_path / "c.pkl", np.array([1, np.nan, 7e4], np.float32))
+        feature_files.load_array(tmp_path / "b.pkl", np.float16, (128,))
+    feature_files.save_array(tmp_path / "c.pkl", np.array([1, np.nan, 7e4], np.float32))
     with pytest.raises(InputError, match=r"expected float16 \(3,\), found numbers that it cannot hold"):
-        utils.load_array(tmp_path / "c.pkl", np.float16, (3,))
+        feature_files.load_array(tmp_path / "c.pkl", np.float16, (3,))
     with pytest.raises(FileNotFoundError):
-        utils.load_array(tmp_path / "none.pkl", np.float16, (128,))
+        feature_files.load_array(tmp_path / "none.pkl", np.float16, (128,))
 
 
 def pickled_by_the_original_project(array):
@@ -124,20 +125,20 @@ def pickled_by_the_original_project(array):
 
 def test_pickles_of_the_original_project_load_converted(tmp_path, rng):
     voice = rng.normal(size=(598, 257, 2)).astype(np.float32)
-    path = utils.spectrogram_path(tmp_path, "a")
+    path = feature_files.spectrogram_path(tmp_path, "a")
     path.parent.mkdir()
     path.write_bytes(pickled_by_the_original_project(voice))
     assert b"numpy.core" in path.read_bytes()[:60]
-    loaded = utils.load_array(path, np.float16, (598, 257, 2))
+    loaded = feature_files.load_array(path, np.float16, (598, 257, 2))
     assert loaded.dtype == np.float16 and np.array_equal(loaded, voice.astype(np.float16))
-    path = utils.embedding_path(tmp_path, "a")
+    path = feature_files.embedding_path(tmp_path, "a")
     path.parent.mkdir()
     for shape in ((1, 4096), (4096,)):
         face = rng.normal(size=shape).astype(np.float32)
         path.write_bytes(pickled_by_the_original_project(face))
-        loaded = utils.load_embedding(tmp_path, "a", 4096)
+        loaded = feature_files.load_embedding(tmp_path, "a", 4096)
         assert loaded.shape == (4096,) and loaded.dtype == np.float32 and np.array_equal(loaded, face.ravel())
-        assert utils.feature_size_of(tmp_path, "a") == 4096
+        assert feature_files.feature_size_of(tmp_path, "a") == 4096
 
 
 HOSTILE = {  # each would make the file `evil`
@@ -163,7 +164,7 @@ def test_a_pickle_that_would_run_code_is_refused(content, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.pkl").write_bytes(content)
     with pytest.raises(InputError, match=r"a\.pkl: expected a pickle of float32"):
-        utils.load_array(tmp_path / "a.pkl", np.float32, (2,))
+        feature_files.load_array(tmp_path / "a.pkl", np.float32, (2,))
     assert [path.name for path in tmp_path.iterdir()] == ["a.pkl"]
 
 
@@ -190,7 +191,7 @@ def test_a_pickle_of_anything_else_is_refused_and_runs_nothing(content, tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
     with pytest.raises(InputError, match=r"a\.pkl: expected"):
-        utils.load_array(tmp_path / "a.pkl", np.float32, (2,))
+        feature_files.load_array(tmp_path / "a.pkl", np.float32, (2,))
     assert not (tmp_path / "evil").exists()
 
 
@@ -198,7 +199,7 @@ def test_a_pickle_of_anything_else_is_refused_and_runs_nothing(content, tmp_path
 @pytest.mark.parametrize("array", [np.arange(6, dtype=">f4").reshape(2, 3), np.asfortranarray(np.ones((2, 3)))], ids=str)
 def test_arrays_of_every_protocol_and_order_come_back(array, protocol, tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(array, protocol=protocol))
-    assert np.array_equal(utils.load_array(tmp_path / "a.pkl", array.dtype, (2, 3)), array)
+    assert np.array_equal(feature_files.load_array(tmp_path / "a.pkl", array.dtype, (2, 3)), array)
 
 
 BOMBS = {
@@ -215,7 +216,7 @@ def test_a_pickle_that_would_fill_the_memory_is_refused(content, tmp_path):
     (tmp_path / "a.pkl").write_bytes(content)
     tracemalloc.start()
     with pytest.raises(InputError, match=r"a\.pkl: expected"):
-        utils.load_array(tmp_path / "a.pkl", np.float32, (2,))
+        feature_files.load_array(tmp_path / "a.pkl", np.float32, (2,))
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
 
@@ -226,7 +227,7 @@ def test_whatever_bytes_a_file_holds_loading_gives_the_array_or_the_documented_e
     path = tmp_path_factory.getbasetemp() / "noise.pkl"
     path.write_bytes(good[:at] + noise + good[at + len(noise) :] if spliced else noise)
     try:
-        array = utils.load_array(path, np.float32, (3,))
+        array = feature_files.load_array(path, np.float32, (3,))
     except InputError as error:
         assert str(path) in str(error)
     else:
@@ -245,32 +246,32 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_ready_clips_have_all_three_files_and_are_sorted(tmp_path):
     for clip, paths in {
-        "b_1-2": (utils.spectrogram_path, utils.embedding_path, utils.face_path),
-        "a_1-2": (utils.spectrogram_path, utils.embedding_path, utils.face_path),
-        "c_1-2": (utils.spectrogram_path, utils.embedding_path),
+        "b_1-2": (feature_files.spectrogram_path, feature_files.embedding_path, feature_files.face_path),
+        "a_1-2": (feature_files.spectrogram_path, feature_files.embedding_path, feature_files.face_path),
+        "c_1-2": (feature_files.spectrogram_path, feature_files.embedding_path),
     }.items():
         for path in paths:
             path(tmp_path, clip).parent.mkdir(exist_ok=True)
             path(tmp_path, clip).touch()
-    utils.embedding_path(tmp_path, "x").with_name(".part-a.pkl").touch()
-    assert utils.ready_clips(tmp_path) == ["a_1-2", "b_1-2"]
+    feature_files.embedding_path(tmp_path, "x").with_name(".part-a.pkl").touch()
+    assert feature_files.ready_clips(tmp_path) == ["a_1-2", "b_1-2"]
     with pytest.raises(InputError, match=r"nowhere: expected clips .* run preprocess\.py"):
-        utils.ready_clips(tmp_path / "nowhere")
+        feature_files.ready_clips(tmp_path / "nowhere")
 
 
 def test_features_must_be_finite(tmp_path):
-    utils.save_array(utils.embedding_path(tmp_path, "a"), np.full(128, np.nan, np.float32))
+    feature_files.save_array(feature_files.embedding_path(tmp_path, "a"), np.full(128, np.nan, np.float32))
     with pytest.raises(InputError, match="expected finite numbers"):
-        utils.load_embedding(tmp_path, "a", 128)
+        feature_files.load_embedding(tmp_path, "a", 128)
 
 
 def test_feature_size_is_read_off_a_file(tmp_path):
     for size in (128, 4096):
-        utils.save_array(utils.embedding_path(tmp_path, f"a{size}"), np.ones(size, np.float32))
-        assert utils.feature_size_of(tmp_path, f"a{size}") == size
-    utils.save_array(utils.embedding_path(tmp_path, "b"), np.ones(7, np.float32))
+        feature_files.save_array(feature_files.embedding_path(tmp_path, f"a{size}"), np.ones(size, np.float32))
+        assert feature_files.feature_size_of(tmp_path, f"a{size}") == size
+    feature_files.save_array(feature_files.embedding_path(tmp_path, "b"), np.ones(7, np.float32))
     with pytest.raises(InputError, match=r"found float32 \(7,\)"):
-        utils.feature_size_of(tmp_path, "b")
+        feature_files.feature_size_of(tmp_path, "b")
 
 
 # ---------------------------------------------------------------- the split
@@ -308,7 +309,7 @@ def test_no_video_is_in_two_parts_and_no_clip_is_lost(pairs, seed):
 
 def test_clips_are_drawn_in_their_order_by_the_seed():
     clips = [f"v{i}_0-6" for i in range(100)]
-    assert utils.draw_clips(clips, 100, 0) == utils.draw_clips(clips, 1000, 1) == clips
-    drawn = utils.draw_clips(clips, 10, 0)
+    assert utils.sample_clips(clips, 100, 0) == utils.sample_clips(clips, 1000, 1) == clips
+    drawn = utils.sample_clips(clips, 10, 0)
     assert drawn == sorted(drawn, key=clips.index) and len(set(drawn)) == 10
-    assert utils.draw_clips(clips, 10, 0) == drawn != utils.draw_clips(clips, 10, 1)
+    assert utils.sample_clips(clips, 10, 0) == drawn != utils.sample_clips(clips, 10, 1)

@@ -1,0 +1,222 @@
+"""The feature files of clips and photos: where they lie, which are there, and pickles that can run no code.
+
+Never imports TensorFlow.
+"""
+
+import io
+import pickle
+import pickletools
+import re
+import typing
+from pathlib import Path
+
+import numpy as np
+
+from utils import FEATURE_SIZE, N_BINS, N_FRAMES, N_LANDMARKS, InputError, save_bytes
+
+
+def spectrogram_path(data: Path, clip: str) -> Path:
+    """Return the path of a clip's spectrogram: a pickle of float16 (N_FRAMES, N_BINS, 2)."""
+    return Path(data) / "spectrograms" / f"{clip}.pkl"
+
+
+def embedding_path(data: Path, clip: str) -> Path:
+    """Return the path of a clip's face feature: a pickle of float32 (4096,) for VGG-Face, (128,) for dlib."""
+    return Path(data) / "embeddings" / f"{clip}.pkl"
+
+
+def face_path(data: Path, clip: str) -> Path:
+    """Return the path of a clip's face crop: a JPEG of FACE_SIZE x FACE_SIZE pixels."""
+    return Path(data) / "faces" / f"{clip}.jpg"
+
+
+def portrait_path(data: Path, clip: str) -> Path:
+    """Return the path of a head and what is around it: a JPEG; the landmarks are in its pixels."""
+    return Path(data) / "portraits" / f"{clip}.jpg"
+
+
+def landmarks_path(data: Path, clip: str) -> Path:
+    """Return the path of a portrait's landmarks: a pickle of float32 (68, 2)."""
+    return Path(data) / "landmarks" / f"{clip}.pkl"
+
+
+def _names_with(*of_any) -> list[str]:
+    """Return the names for which there is a file at each of several paths, which have * in the name's place; sorted."""
+    names = [{path.stem for path in of.parent.glob(of.name) if not path.name.startswith(".")} for of in of_any]
+    return sorted(set.intersection(*names))
+
+
+def ready_clips(data: Path) -> list[str]:
+    """Return the names of all clips under `data` that have spectrogram, face feature and face, sorted.
+
+    Raises:
+        InputError: if there is none.
+    """
+    clips = _names_with(spectrogram_path(data, "*"), embedding_path(data, "*"), face_path(data, "*"))
+    if not clips:
+        raise InputError(f"{data}: expected clips made ready by preprocess.py, found none; run preprocess.py, or name --data")
+    return clips
+
+
+def ready_faces(data: Path) -> list[str]:
+    """Return the names of all clips and photos under `data` that have face feature, portrait and landmarks, sorted.
+
+    Raises:
+        InputError: if there is none.
+    """
+    faces = _names_with(embedding_path(data, "*"), portrait_path(data, "*"), landmarks_path(data, "*"))
+    if not faces:
+        raise InputError(
+            f"{data}: expected faces with portraits and landmarks, found none; run preprocess.py, with --csv or --faces, or "
+            "name --data"
+        )
+    return faces
+
+
+def save_array(path: Path, array: np.ndarray) -> int:
+    """Write one array as a pickle, whole or not at all. Returns the file's size in bytes."""
+    return save_bytes(path, pickle.dumps(array, protocol=4))  # one protocol for all Pythons: the same bytes everywhere
+
+
+class _Dtype:
+    """Stands for numpy.dtype while unpickling: numbers only."""
+
+    def __init__(self, code, *_):
+        if not re.fullmatch(r"[<>|=]?[biuf]\d", code):
+            raise pickle.UnpicklingError(f"refused dtype {code!r}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state):
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for numpy.ndarray while unpickling."""
+
+    def __init__(self, *_):
+        self.array = None
+
+    def __setstate__(self, state):
+        _, shape, dtype, fortran_order, content = state
+        self.array = np.frombuffer(content, dtype.dtype).reshape(shape, order="F" if fortran_order else "C").copy()
+
+
+def _array_of_buffer(content, dtype, shape, order, *_):
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", content))
+    return array
+
+
+# The opcodes of numpy's pickles, from protocol 3 up.
+_NUMPY_OPCODES = """
+    PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINUNICODE SHORT_BINUNICODE
+    BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+    GLOBAL STACK_GLOBAL REDUCE BUILD MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET
+"""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits what a pickled numpy array consists of and nothing else: a pickle can otherwise run any code."""
+
+    # numpy 2 writes `numpy._core`, numpy 1 `numpy.core`; protocol 5 writes `_frombuffer`.
+    STAND_INS: typing.ClassVar = {
+        ("numpy", "dtype"): _Dtype,
+        ("numpy", "ndarray"): None,
+        **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("_core", "core")},
+        **{(f"numpy.{core}.numeric", "_frombuffer"): _array_of_buffer for core in ("_core", "core")},
+    }
+
+    OPCODES: typing.ClassVar = frozenset(_NUMPY_OPCODES.split())
+
+    def __init__(self, content: bytes):
+        for opcode, argument, _ in pickletools.genops(content):  # reads on without acting, and never past the end
+            if opcode.name not in self.OPCODES:
+                raise pickle.UnpicklingError(f"refused opcode {opcode.name}")
+            if opcode.name == "LONG_BINPUT" and argument > 1000:
+                raise pickle.UnpicklingError(f"refused memo {argument}")  # the memo would fill the memory
+        super().__init__(io.BytesIO(content))
+
+    def find_class(self, module, name):
+        try:
+            return self.STAND_INS[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"refused {module}.{name}") from None
+
+
+def load_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Read one array of floats from a pickle.
+
+    Args:
+        path: the pickle. The original project's are read too: another float dtype, or more axes of length 1, are converted.
+        dtype: the float dtype that the array is to have.
+        shape: the shape that it is to have.
+
+    Returns:
+        The array.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        InputError: if the file is no pickle of one plain array, or the array is another.
+    """
+    expected = f"{np.dtype(dtype)} {tuple(shape)}"
+    content = Path(path).read_bytes()
+    try:
+        array = _ArrayUnpickler(content).load().array
+    except Exception as error:  # broken bytes may make the unpickler raise anything
+        raise InputError(f"{path}: expected a pickle of {expected}, found {error}; delete it, rerun preprocess.py") from error
+    same_axes = [n for n in array.shape if n != 1] == [n for n in shape if n != 1]
+    if array.dtype.kind != "f" or not same_axes:
+        raise InputError(
+            f"{path}: expected {expected}, found {array.dtype} {array.shape}; "
+            "made with another --face-model? rerun preprocess.py"
+        )
+    if array.dtype != dtype and not (np.abs(array) <= np.finfo(dtype).max).all():
+        raise InputError(f"{path}: expected {expected}, found numbers that it cannot hold; delete it, rerun preprocess.py")
+    return array.astype(dtype, copy=False).reshape(shape)
+
+
+def load_spectrogram(data: Path, clip: str) -> np.ndarray:
+    """Read a clip's spectrogram, float16 (N_FRAMES, N_BINS, 2). Raises FileNotFoundError, InputError as `load_array`."""
+    return load_array(spectrogram_path(data, clip), np.float16, (N_FRAMES, N_BINS, 2))
+
+
+def load_embedding(data: Path, clip: str, feature_size: int) -> np.ndarray:
+    """Read a clip's face feature.
+
+    Returns:
+        float32 (feature_size,).
+
+    Raises:
+        FileNotFoundError: if there is none.
+        InputError: if it is something else, or not finite.
+    """
+    return _finite(embedding_path(data, clip), (feature_size,))
+
+
+def load_landmarks(data: Path, clip: str) -> np.ndarray:
+    """Read the landmarks of a clip or photo, float32 (N_LANDMARKS, 2), pixels. Raises FileNotFoundError, InputError."""
+    return _finite(landmarks_path(data, clip), (N_LANDMARKS, 2))
+
+
+def _finite(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Read an array, float32, of finite numbers. Raises FileNotFoundError, InputError."""
+    array = load_array(path, np.float32, shape)
+    if not np.isfinite(array).all():
+        raise InputError(f"{path}: expected finite numbers, found nan or inf; delete it, rerun preprocess.py")
+    return array
+
+
+def feature_size_of(data: Path, clip: str) -> int:
+    """Return how many numbers a clip's face feature has.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        InputError: if it is no face feature of a size in FEATURE_SIZE.
+    """
+    for size in sorted(FEATURE_SIZE.values()):
+        try:
+            return len(load_embedding(data, clip, size))
+        except InputError as error:
+            problem = error
+    raise problem

@@ -1,0 +1,1 @@
+"""Faces: VGG-Face, and the face decoder with its textures and statistics."""

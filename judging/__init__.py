@@ -1,0 +1,1 @@
+"""How results are judged: ranks, intervals, published figures, leaks, tables, pictures. Never reaches TensorFlow."""

@@ -1,0 +1,259 @@
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, sound_rows, write_csv
+
+import utils
+from clips import records, workers
+from clips.reasons import FACE_REASONS, REASONS, RETRIED
+from utils import InputError
+
+# ---------------------------------------------------------------- the csv
+
+
+def test_a_row_of_avspeech(tmp_path):
+    rows, bad = sound_rows(write_csv(tmp_path / "a.csv", ("-1nRm4tQL0A", "24.76", "29.96", "0.5", "0.25")))
+    assert rows == [records.Row("-1nRm4tQL0A_024.760000-029.960000", "-1nRm4tQL0A", 24.76, 29.96, 0.5, 0.25)]
+    assert bad == {}
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        (b"../../etc/passwd,1,2,0.5,0.5", "expected an id"),
+        (b"--exec=touch x,1,2,0.5,0.5", "expected an id"),
+        (b",1,2,0.5,0.5", "expected an id"),
+        (b"a\0c,1,2,0.5,0.5", "expected an id"),
+        (b"abc\xff,1,2,0.5,0.5", "expected an id"),
+        (b'"abc",1,2,0.5,0.5', "expected an id"),
+        (b"a" * 10_000_000 + b",1,2,0.5,0.5", "expected an id"),
+        (b"abc,2,2,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,3,2,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,-1,2,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,1,inf,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,nan,2,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,NaN,2,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,,2,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,1,2\0,0.5,0.5", "expected 0 <= start < end"),
+        (b"abc,1:30,2,0.5,0.5", "expected 0 <= start < end"),
+        (b"YouTube ID,start,end,X,Y", "expected"),
+        (b"abc,1,2,1.97,0.5", "expected a face centre"),
+        (b"abc,1,2,0.5,-0.1", "expected a face centre"),
+        (b"abc,1,2,0.5,nan", "expected a face centre"),
+        (b"abc,1,2,0.5", "expected a face centre"),
+        (b"abc,1", "expected 0 <= start < end"),
+        (b"abc", "expected 0 <= start < end"),
+        (b"abc,1,2,0.5,0.5,0.5", "expected five values"),
+        (b"," * 10_000_000, "expected five values"),
+    ],
+    ids=lambda value: str(value[:30]),
+)
+def test_a_bad_row_is_told_and_spoils_no_other(line, said, tmp_path):
+    path = tmp_path / "a.csv"
+    for number in (2, 1):
+        lines = [b"one,1,2,0.5,0.5", b"two,1,2,0.5,0.5"]
+        lines.insert(number - 1, line)
+        path.write_bytes(b"\n".join(lines) + b"\n")
+        if number == 1 and line.count(b",") != 4:
+            continue  # a first line of another length makes another csv, tested below
+        rows, bad = sound_rows(path)
+        assert [row.video_id for row in rows] == ["one", "two"]
+        assert list(bad) == [number] and bad[number].startswith(said)
+
+
+def test_bom_crlf_blank_lines_and_ids_like_na(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"\xef\xbb\xbf-a,1.50,2,0.5,0.5\r\nNA,3,4,0.5,0.5\r\n\r\nnan,5,6,0.5,1e-1\r\n")
+    rows, bad = sound_rows(path)
+    assert [(row.video_id, row.start, row.y) for row in rows] == [("-a", 1.5, 0.5), ("NA", 3, 0.5), ("nan", 5, 0.1)]
+    assert bad == {}
+    assert [row.video_id for row in sound_rows(path, 1)[0]] == ["-a"]
+
+
+def test_the_limit_is_of_lines(tmp_path):
+    rows = [(f"v{i}", 1, 2, 0.5, 0.5) for i in range(10)]
+    rows[2] = (*rows[2], 0.5)
+    rows[4] = ("v4", 1, 2, 0.5, 5)
+    good, bad = sound_rows(write_csv(tmp_path / "a.csv", *rows), 6)
+    assert [row.video_id for row in good] == ["v0", "v1", "v3", "v5"] and list(bad) == [3, 5]
+
+
+def test_rows_come_by_video_in_the_order_of_their_first_rows(tmp_path):
+    rows = [("b", 1, 2), ("a", 1, 2), ("b", 0, 1), ("c", 1, 2), ("a", 5, 6)]
+    path = write_csv(tmp_path / "a.csv", *((*row, 0.5, 0.5) for row in rows))
+    assert [(row.video_id, row.start) for row in sound_rows(path)[0]] == [("b", 1), ("b", 0), ("a", 1), ("a", 5), ("c", 1)]
+
+
+def test_a_csv_of_two_and_a_half_million_rows(tmp_path):
+    """In bounded time and memory: measured in a process of its own."""
+    rng = np.random.default_rng(0)
+    start = rng.uniform(0, 600, 260_000)
+    ids = np.char.add("video", rng.integers(0, 270_000, len(start)).astype(str))
+    frame = pd.DataFrame({"id": ids, "start": start, "end": start + 5.2, "x": 0.5, "y": 0.5})
+    text = frame.to_csv(header=False, index=False, float_format="%.6f")
+    (tmp_path / "a.csv").write_text(text * 10)
+    code = (
+        "import sys, time, resource, records; from pathlib import Path; import psutil\n"
+        "before = psutil.Process().memory_info().rss; started = time.time()\n"
+        "ids, rows = records.read_rows(Path(sys.argv[1]))\n"
+        "first = next(records.in_order_of_videos(ids, rows))\n"
+        "grown = psutil.Process().memory_info().rss - before\n"
+        "print(len(rows), len(ids), len(first), time.time() - started, grown)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.csv"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    n_rows, n_ids, n_first, seconds, grown = map(float, done.stdout.split())
+    assert (n_rows, n_ids, n_first) == (2_600_000, len(set(ids)), 10_000)
+    assert seconds < 30  # 3 s on an idle machine
+    assert grown < 600e6  # 230 bytes a row; as Python objects they take a gigabyte
+
+
+# ---------------------------------------------------------------- a folder of photos
+
+
+def photos_in(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    return folder
+
+
+def test_photos_of_people_and_of_folders_of_people(tmp_path):
+    """A person's name may hold underscores; what tells their photos apart holds none."""
+    expected = {
+        "Jane.jpg": ("Jane_photo", "Jane"),
+        "Jane_Doe.PNG": ("Jane_Doe_photo", "Jane_Doe"),
+        "Jane Doe (2).webp": ("Jane-Doe-2-_photo", "Jane-Doe-2-"),
+        "J. Doe jr..tiff": ("J.-Doe-jr._photo", "J.-Doe-jr."),
+        "Zoë.bmp": ("Zoë_photo", "Zoë"),
+        "A_B/1.jpg": ("A_B_1", "A_B"),
+        "A_B/2_c d.jpeg": ("A_B_2-c-d", "A_B"),
+        "A_B/more/1.tif": ("A_B_more-1", "A_B"),
+        "A/B_1.jpg": ("A_B-1", "A"),
+        "C/(!).jpg": ("C_-", "C"),
+        "-x/1.jpg": ("-x_1", "-x"),
+    }
+    photos = records.find_photos(
+        photos_in(tmp_path, *expected, "notes.txt", "A_B/film.mp4", ".hidden.jpg", "A_B/.2.jpg", ".x/1.jpg")
+    )
+    assert {str(photo.path.relative_to(tmp_path)): (photo.clip, photo.video_id) for photo in photos} == expected
+    assert [photo.path for photo in photos] == sorted(tmp_path / name for name in expected)
+    assert records.find_photos(tmp_path, 3) == photos[:3]
+
+
+def test_no_photo_s_name_leads_out_of_its_folder(tmp_path):
+    photos = records.find_photos(photos_in(tmp_path, "a\\b.jpg", "b\nc.jpg", "c,d.jpg", "a/x...png"))
+    for photo in photos:
+        assert not photo.clip.startswith(".") and set(photo.clip) <= set("abcdx.-_photo"), photo
+
+
+@pytest.mark.parametrize(
+    "names", [("a.jpg", "a.png"), ("a b.jpg", "a-b.jpg"), ("a.jpg", "a/photo.jpg"), ("a/1 2.jpg", "a/1_2.jpg")]
+)
+def test_two_photos_of_one_name_are_told(names, tmp_path):
+    with pytest.raises(InputError, match=r"expected another name than that of .*, found a.* for both; rename it") as raised:
+        records.find_photos(photos_in(tmp_path, *names))
+    assert all(str(tmp_path / name) in str(raised.value) for name in names)
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "名"])
+def test_long_names_become_files(letter, tmp_path):
+    long = letter * (250 // len(letter.encode()) - 3)
+    (photo,) = records.find_photos(photos_in(tmp_path, f"{long}/{long}.jpg"))
+    for path_of in records.FILES.values():
+        utils.save_bytes(path_of(tmp_path / "data", photo.clip), b"")
+    assert photo.video_id.startswith(letter * 30)
+
+
+def test_photos_are_found_from_anywhere(tmp_path, monkeypatch):
+    photos_in(tmp_path, "photos/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert records.find_photos(Path("photos")) == [records.Photo("a_photo", tmp_path / "photos" / "a.jpg")]
+
+
+def test_every_video_is_in_one_shard():
+    shards = [records.shard_of(f"video{i}", 8) for i in range(8000)]
+    assert set(shards) == set(range(1, 9)) and min(map(shards.count, range(1, 9))) > 850
+    assert [records.shard_of(video_id, 8) for video_id in ("-1nRm4tQL0A", "abc", "")] == [8, 3, 5]  # for ever
+
+
+# ---------------------------------------------------------------- the manifest
+
+
+def test_lines_come_back_the_last_one_of_a_clip(tmp_path):
+    first = records.Line("a_1", "network", 'said "x, y"\r\nand more\0', "dlib", "hog")
+    ready = records.Line("a_1", "ready", "", "dlib", "hog", 0, 1, 2, 3, 4, 5, 5.5, 614910, 663, 9000, 15000, 697)
+    records.append_lines(tmp_path, [first, records.Line("b_1", "no-face", "", "dlib", "hog")])
+    records.append_lines(tmp_path, [ready])
+    assert (tmp_path / "manifest.csv").read_text().splitlines() == [
+        ",".join(records.MANIFEST_COLUMNS),
+        "a_1,network,said x y and more ,dlib,hog" + "," * 12,
+        "b_1,no-face,,dlib,hog" + "," * 12,
+        "a_1,ready,,dlib,hog,0,1,2,3,4,5,5.5,614910,663,9000,15000,697",
+    ]
+    manifest = records.read_manifest(tmp_path)
+    assert len(manifest) == 3  # with the header, which is the line of no clip
+    known = manifest.reindex(records.hash_names(["b_1", "a_1", "c_1"]))
+    assert known.status.tolist()[:2] == ["no-face", "ready"] and pd.isna(known.status.iloc[2])
+    assert known[[*records.SIZES]].iloc[1].tolist() == [614910, 663, 9000, 15000, 697]
+
+
+def test_a_manifest_of_fewer_columns_is_read(tmp_path):
+    """Its clips lack the files that came later, and are not ready."""
+    (tmp_path / "manifest.csv").write_text("clip,status,detail,face_model\na_1,ready,,dlib\nb_1,no-face,,dlib\n")
+    known = records.read_manifest(tmp_path).reindex(records.hash_names(["a_1", "b_1"]))
+    assert known.status.tolist() == ["ready", "no-face"] and known[[*records.SIZES]].isna().all(axis=None)
+
+
+def test_without_a_manifest_nothing_is_known(tmp_path):
+    assert records.read_manifest(tmp_path).reindex(records.hash_names(["a"])).status.isna().all()
+
+
+def test_a_manifest_cut_at_any_byte_is_read_and_goes_on(tmp_path):
+    records.append_lines(tmp_path, [records.Line(f"clip_{i}", "ready", "", "dlib", "hog", 0, *range(11)) for i in range(3)])
+    whole = (tmp_path / "manifest.csv").read_bytes()
+    names = records.hash_names([f"clip_{i}" for i in range(5)])
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in range(len(whole) + 1):
+        for rubbish in [b"", b"\0" * 7][: 1 + (cut % 10 == 0)]:  # a machine that lost its power may leave zeros
+            (tmp_path / "manifest.csv").write_bytes(whole[:cut] + rubbish)
+            records.append_lines(tmp_path, [records.Line("clip_4", "no-face")])
+            known = records.read_manifest(tmp_path).reindex(names)
+            complete = sum(end <= cut for end in ends) - 1
+            assert known.status.iloc[4] == "no-face"
+            assert known.status.iloc[: max(0, complete)].tolist() == ["ready"] * max(0, complete)
+            assert known.status.iloc[max(0, complete) + 1 : 4].isna().all()
+
+
+def test_many_processes_append_whole_lines(tmp_path):
+    lines = [[records.Line(f"clip_{i}", "ready", "x" * 200)] for i in range(400)]
+    with workers.start_pool(2) as pool:
+        list(pool.map(functools.partial(records.append_lines, tmp_path), lines))
+    written = (tmp_path / "manifest.csv").read_text().splitlines()
+    assert sorted(line.split(",")[0] for line in written) == sorted(["clip", *(f"clip_{i}" for i in range(400))])
+    assert {line.count(",") for line in written} == {len(records.MANIFEST_COLUMNS) - 1}
+
+
+def test_a_photo_is_ready_without_a_spectrogram(tmp_path):
+    sizes = {column: 3 + number for number, column in enumerate(records.PHOTO_SIZES)}
+    for column, size in sizes.items():
+        path = records.FILES[column](tmp_path, "a_photo")
+        path.parent.mkdir()
+        path.write_bytes(b"x" * size)
+    assert records.is_ready(tmp_path, "a_photo", sizes)
+    assert not records.is_ready(tmp_path, "a_photo", {**sizes, "spectrogram_bytes": 9})
+    assert not records.is_ready(tmp_path, "a_photo", {**sizes, "portrait_bytes": 9})
+    assert not records.is_ready(tmp_path, "b_photo", sizes)
+
+
+def test_reasons_are_fixed_and_documented():
+    documented = (ROOT / "README.md").read_text()
+    for reason in REASONS:
+        assert f"| `{reason}` |" in documented, reason
+    assert set(RETRIED) < set(REASONS) and set(FACE_REASONS) < set(REASONS)

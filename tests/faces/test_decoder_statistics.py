@@ -1,0 +1,300 @@
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT, face_shape, in_picture
+
+from clips import detection
+from faces import decoder_statistics
+from faces.textures import COVARIATES, SIDE
+
+REFERENCE = in_picture(face_shape())
+
+HALF = SIDE, SIDE // 2, 4  # half a texture
+
+YAW, OPENING, WIDTH = map(COVARIATES.index, ("yaw", "opening", "width"))
+
+
+# ---------------------------------------------------------------- what is canonical
+
+
+def covariates_of(rng, n):
+    """Conditions of n photos as they may be, (n, C): all of them about 0, the opening up to 0.06."""
+    spreads = {"yaw": 0.2, "ears": 0.1, "nose": 0.1, "smile": 0.05, "width": 0.2, "down": 0.3, "blur": 0.5}
+    values = {name: spread * rng.normal(size=n) for name, spread in spreads.items()}
+    values |= {"opening": 0.06 * rng.uniform(size=n), "yaw squared": values["yaw"] ** 2}
+    return np.stack([values[name] for name in COVARIATES], axis=1)
+
+
+def test_the_canonical_photo_is_frontal_neutral_and_sharp(rng):
+    covariates = covariates_of(rng, 400)
+    found = dict(zip(COVARIATES, decoder_statistics.canonical_covariates(covariates)))
+    of = dict(zip(COVARIATES, covariates.T))
+    assert found["yaw"] == found["yaw squared"] == 0
+    assert np.mean(of["blur"] < found["blur"]) == pytest.approx(0.85, abs=0.005)
+    closed = (of["opening"] < 0.03) & (np.abs(of["yaw"]) < 0.1) & (of["smile"] < np.median(of["smile"]))
+    assert 10 < closed.sum() < 100
+    for name in ("ears", "nose", "opening", "smile", "width", "down"):
+        assert found[name] == pytest.approx(of[name][closed].mean()), name
+
+
+def test_of_few_photos_those_with_the_mouth_shut_are_canonical(rng):
+    covariates = covariates_of(rng, 25)
+    covariates[:, OPENING] += 0.1
+    found = decoder_statistics.canonical_covariates(covariates)
+    shut = np.argsort(covariates[:, OPENING])[:10]
+    assert found[WIDTH] == pytest.approx(covariates[shut, WIDTH].mean()) and found[YAW] == 0
+    assert np.isfinite(decoder_statistics.canonical_covariates(covariates[:2])).all()
+
+
+def test_what_is_canonical_is_not_far_from_the_photos(rng):
+    covariates = covariates_of(rng, 400)
+    covariates[:, YAW] += 0.7  # all of them look to the right
+    found = decoder_statistics.canonical_covariates(covariates)
+    assert found[YAW] == pytest.approx(covariates[:, YAW].mean() - 1.5 * covariates[:, YAW].std())
+
+
+def test_frontal_and_sharp_photos_count_for_more():
+    covariates = np.zeros((4, len(COVARIATES)))
+    covariates[:, 0], covariates[:, -1] = (0, 0.2, -0.2, 0), (3, 1, 2, 0)
+    shares = 0.3 + 0.7 * np.array([3, 1, 2, 0]) / 4  # by the rank of sharpness
+    np.testing.assert_allclose(decoder_statistics.quality(covariates), shares * [1, np.exp(-1), np.exp(-1), 1])
+
+
+# ---------------------------------------------------------------- regression
+
+
+def test_the_ridge_is_least_squares_with_rows_for_the_penalties(rng):
+    n, d, c = 50, 6, 3
+    features, covariates, targets = rng.normal(size=(n, d)), rng.normal(size=(n, c)), rng.normal(size=(n, 4))
+    weights = rng.uniform(0.2, 2, n)
+    weights /= weights.mean()
+    solution = decoder_statistics.ridge(features, covariates, weights, 0.01)
+    assert solution.shape == (d + c + 1, n) and solution.dtype == np.float32
+    root = np.sqrt(weights)[:, None]
+    penalties = [0.01 * (weights[:, None] * features**2).sum()] * d + [decoder_statistics.COVARIATE_PENALTY * n] * c
+    rows = np.column_stack([np.diag(np.sqrt(penalties)), np.zeros(d + c)])
+    left = np.vstack([root * np.column_stack([features, covariates, np.ones(n)]), rows])
+    expected = np.linalg.lstsq(left, np.vstack([root * targets, np.zeros((d + c, 4))]), rcond=None)[0]
+    np.testing.assert_allclose(solution @ targets, expected, atol=1e-5)
+
+
+def test_the_penalty_is_a_share_of_the_variance(rng):
+    """Features that are scaled, or repeated in more numbers, predict the same."""
+    features, covariates, targets = rng.normal(size=(50, 6)), rng.normal(size=(50, 3)), rng.normal(size=(50, 4))
+    predicted = []
+    for seen in (features, 40 * features, np.repeat(features, 5, axis=1)):
+        slopes = decoder_statistics.ridge(seen, covariates, np.ones(50), 0.02)[: seen.shape[1]] @ targets
+        predicted.append(seen @ slopes)
+    np.testing.assert_allclose(predicted[1], predicted[0], atol=1e-4)
+    np.testing.assert_allclose(predicted[2], predicted[0], atol=1e-4)
+    assert np.abs(predicted[0] - features @ np.linalg.lstsq(features, targets, rcond=None)[0]).max() > 0.01
+
+
+@pytest.mark.parametrize("m", [10, 4096, 9000])
+def test_bytes_are_multiplied_block_by_block(m, rng):
+    solution, targets = rng.normal(size=(5, 7)).astype(np.float32), rng.integers(0, 256, (7, m), dtype=np.uint8)
+    found = decoder_statistics.times(solution, targets)
+    assert found.dtype == np.float32 and found.shape == (5, m)
+    np.testing.assert_allclose(found, solution.astype(float) @ targets.astype(float), atol=1e-2)
+
+
+@pytest.fixture
+def predictable(rng):
+    """Features, and targets that vary most in what no feature says; a little of the variance follows the features.
+
+    Returns features (N, D), targets uint8 (N, M), and what of them the features say, (N, M).
+    """
+    n, d, m = 400, 6, 500
+    features = rng.normal(size=(n, d)).astype(np.float32)
+    features -= features.mean(axis=0)
+    said = features @ (2 * rng.normal(size=(d, m)))
+    noise = rng.normal(size=(n, 12)) @ (4 * rng.normal(size=(12, m)))
+    return features, (128 + said + noise).clip(0, 255).round().astype(np.uint8), said
+
+
+def ridge_of(features, penalty=1e-6):
+    return decoder_statistics.ridge(features, np.zeros((len(features), 1)), np.ones(len(features)), penalty)[
+        : features.shape[1]
+    ]
+
+
+def test_the_basis_of_full_rank_is_orthonormal_and_loses_nothing(predictable, rng):
+    features, targets, _ = predictable
+    solutions = [ridge_of(features), ridge_of(features, 0.01)]
+    share = rng.uniform(size=targets.shape[1]).astype(np.float32)
+    slopes, basis = decoder_statistics.predictable_basis(features, solutions, (share, 1 - share), targets, features.shape[1])
+    assert slopes.shape == (6, 6) and basis.shape == (6, 500)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(6), atol=1e-4)
+    by_hand = sum(
+        features @ (solution @ targets.astype(np.float64)) * of for solution, of in zip(solutions, (share, 1 - share))
+    )
+    np.testing.assert_allclose(features @ slopes @ basis, by_hand, atol=1e-2)
+    strengths = np.var(features @ slopes, axis=0)
+    assert (np.diff(strengths) < 0.05 * strengths[0]).all()  # the strongest first
+
+
+def test_the_basis_holds_what_is_predictable_where_principal_components_do_not(predictable):
+    features, targets, said = predictable
+    rank, solution = 4, ridge_of(features)
+    ones = np.ones(targets.shape[1], np.float32)
+    slopes, basis = decoder_statistics.predictable_basis(features, [solution], [ones], targets, rank)
+    centred = targets - targets.mean(axis=0, dtype=np.float64)
+    components = np.linalg.svd(centred, full_matrices=False)[2][:rank]
+    regressed = features @ np.linalg.lstsq(features, centred @ components.T, rcond=None)[0] @ components
+    held, by_components = (1 - np.var(said - of) / np.var(said) for of in (features @ slopes @ basis, regressed))
+    assert held > 0.45 and by_components < 0.2
+
+
+def test_refining_is_linear_and_leaves_a_constant_alone(rng):
+    face = decoder_statistics.face_share(REFERENCE)
+    a, b = rng.normal(size=(2, 1, SIDE * SIDE * 2)).astype(np.float32)
+    refined = decoder_statistics.refine(np.concatenate([a, b, 2 * a - 3 * b, np.full_like(a, 7)]), face)
+    assert refined.shape == (4, SIDE * SIDE * 2)
+    np.testing.assert_allclose(refined[2], 2 * refined[0] - 3 * refined[1], atol=1e-4)
+    np.testing.assert_allclose(refined[3], 7, atol=1e-4)
+
+
+def test_refining_sharpens_the_face_and_smooths_what_is_around(rng):
+    face = decoder_statistics.face_share(REFERENCE)
+    assert face[:20].max() < 0.01 and face[round(REFERENCE[30, 1]), SIDE // 2] == pytest.approx(1, abs=1e-3)
+    noise = rng.normal(size=(1, *HALF)).astype(np.float32)
+    noise = np.stack([cv2.GaussianBlur(noise[0], (0, 0), 1)])
+    refined = decoder_statistics.refine(noise.reshape(1, -1), face).reshape(HALF)
+    inner, outer = (slice(90, 120), slice(0, 15)), (slice(0, 20), slice(60, 96))
+    assert refined[*inner, :3].std() > 1.1 * noise[0][*inner, :3].std()
+    assert refined[*outer].std() < 0.9 * noise[0][*outer].std()
+    np.testing.assert_allclose(refined[*inner, 3], noise[0][*inner, 3], atol=0.02)  # the share is not sharpened
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def waves(n, rng):
+    """Textures without detail, which refining hardly changes: float (n, M), of a spread of 1 about."""
+    y, x = np.mgrid[:SIDE, : SIDE // 2] / SIDE
+    rows = rng.normal(size=(n, 3, 2, 4))
+    planes = np.stack([np.cos(np.pi * i * y) * np.cos(np.pi * 2 * j * x) for i in range(3) for j in range(2)])
+    return np.tensordot(rows.reshape(n, 6, 4), planes, ([1], [0])).transpose(0, 2, 3, 1).reshape(n, -1) / np.sqrt(6)
+
+
+@pytest.fixture
+def world(rng):
+    """A linear world: 60 people, textures and landmarks made of features and of covariates.
+
+    Returns what `decoder_statistics.fit` takes but the reference, and the truth: textures and landmarks, under canonical covariates, of
+    features, as a function.
+    """
+    n, d = 60, 5
+    features = (0.3 + rng.normal(size=(n, d))).astype(np.float32)
+    covariates = covariates_of(rng, n)
+    canonical_ones, spread = decoder_statistics.canonical_covariates(covariates), covariates.std(axis=0)
+    of_feature, of_condition = 6 * waves(d, rng), 4 * waves(len(spread), rng)
+    moved, bent = (rng.normal(size=(k, 68, 2)) for k in (d, len(spread)))
+    moved, bent = ((of + detection.mirror_landmarks(of, 1)) / 2 for of in (moved, 0.5 * bent))  # the face stays symmetric
+
+    def truth(features):
+        textures = 120 + (features - 0.3) @ of_feature
+        return textures, REFERENCE + np.tensordot(features - 0.3, moved, 1)
+
+    deviations = (covariates - canonical_ones) / spread
+    textures, shapes = truth(features)
+    halves = (textures + deviations @ of_condition).clip(0, 255).round().astype(np.uint8)
+    shapes = (shapes + np.tensordot(deviations, bent, 1)).astype(np.float32)
+    names = [f"person{number:02}" for number in range(n)]
+    return (features, names, halves, shapes, covariates), truth
+
+
+def decoded(statistics, features):
+    """What a decoder with these weights makes of features: half textures and landmarks, by hand."""
+    (to_few, few_bias), (basis, bias), (slopes, shape) = (
+        statistics.layers[name] for name in ("texture_coefficients", "texture_basis", "landmark_slopes")
+    )
+    features = features.astype(np.float64)
+    return (features @ to_few + few_bias) @ basis + bias, (features @ slopes + shape).reshape(-1, 68, 2)
+
+
+def test_the_decoder_finds_what_textures_and_landmarks_are_made_of(world, rng):
+    """For people it has not seen, too: without the covariates' part; differences from the mean texture are larger by a gain."""
+    given, truth = world
+    statistics = decoder_statistics.fit(*given, REFERENCE)
+    assert statistics.mean.shape == (SIDE * SIDE * 2,) and statistics.texture_slopes.shape == (
+        len(COVARIATES),
+        SIDE * SIDE * 2,
+    )
+    features = (0.3 + rng.normal(size=(20, 5))).astype(np.float32)
+    for seen in (given[0], features):
+        textures, shapes = decoded(statistics, seen)
+        true_textures, true_shapes = truth(seen)
+        mean = truth(given[0].mean(axis=0, keepdims=True))[0]
+        expected = mean + decoder_statistics.TEXTURE_GAIN * (true_textures - mean)
+        error = (textures - expected).reshape(-1, *HALF)
+        face = decoder_statistics.face_share(REFERENCE)[:, SIDE // 2 :] > 0.9
+        assert np.abs(error[:, face]).mean() < 0.4 and np.abs(error).mean() < 0.8  # hair is shrunk more
+        assert np.abs(true_textures - mean).mean() > 5
+        assert np.abs(shapes - true_shapes).max() < 0.1
+        assert np.abs(true_shapes - REFERENCE).mean() > 0.8
+
+
+def test_two_people_differ_by_one_in_the_first_layer(world):
+    given, _ = world
+    kernel, bias = decoder_statistics.fit(*given, REFERENCE).layers["texture_coefficients"]
+    coefficients = given[0] @ kernel + bias
+    pairs = np.abs(coefficients[:, None] - coefficients[None]).sum(axis=-1)
+    assert pairs.sum() / (60 * 59) == pytest.approx(1, abs=0.12)
+    np.testing.assert_allclose(coefficients.mean(axis=0), 0, atol=1e-5)  # the mean person has none
+
+
+def test_targets_are_photos_under_canonical_conditions(world):
+    given, truth = world
+    features, _, halves, shapes, covariates = given
+    statistics = decoder_statistics.fit(*given, REFERENCE)
+    textures, landmarks = statistics.targets(halves[:7], shapes[:7], covariates[:7])
+    assert textures.dtype == np.float32 and textures.shape == (7, SIDE * SIDE * 2) and landmarks.shape == (7, 68, 2)
+    true_textures, true_shapes = truth(features[:7])
+    mean = truth(features.mean(axis=0, keepdims=True))[0]
+    assert np.abs(textures - mean - decoder_statistics.TEXTURE_GAIN * (true_textures - mean)).mean() < 0.8
+    assert np.abs(landmarks - true_shapes).max() < 0.25
+    assert np.abs(shapes[:7] - true_shapes).max() > 0.8 and np.abs(halves[:7] - true_textures).mean() > 4
+
+
+def test_several_photos_of_a_person_count_as_one(world, rng, monkeypatch):
+    """One person's photo six times, with features that differ: as once with their mean."""
+    (features, names, halves, shapes, covariates), _ = world
+    monkeypatch.setattr(
+        decoder_statistics, "LEAST_WEIGHT", 1.0
+    )  # or ranks of sharpness, which are others of more photos, count too
+    halves, shapes, covariates = halves[:30], shapes[:30], np.zeros_like(covariates[:30])
+    features, names = features[:30], names[:30]
+    once = decoder_statistics.fit(features, names, halves, shapes, covariates, REFERENCE)
+    more = rng.normal(size=(5, features.shape[1])).astype(np.float32)
+    of_one = features[3] + np.concatenate([more, -more.sum(axis=0, keepdims=True)])
+    again = [*range(30), *[3] * 5]
+    features = np.concatenate([features, of_one[1:]])
+    features[3] = of_one[0]
+    order = rng.permutation(35)
+    often = decoder_statistics.fit(
+        features[order], *([array[again[i]] for i in order] for array in (names,)), halves[again][order], shapes[again][order],
+        covariates[again][order], REFERENCE,
+    )  # fmt: skip
+    np.testing.assert_allclose(often.centre, once.centre, atol=1e-5)
+    np.testing.assert_allclose(often.mean, once.mean, atol=0.02)
+    asked = rng.normal(size=(4, features.shape[1]))
+    for ours, theirs in zip(decoded(often, asked), decoded(once, asked)):
+        np.testing.assert_allclose(ours, theirs, atol=0.05)
+
+
+def test_fewer_components_than_the_feature_has_numbers(world, monkeypatch):
+    monkeypatch.setattr(decoder_statistics, "MOST_COMPONENTS", 2)
+    given, _ = world
+    statistics = decoder_statistics.fit(*given, REFERENCE)
+    assert statistics.layers["texture_coefficients"][0].shape == (5, 2)
+    assert statistics.layers["texture_basis"][0].shape == (2, SIDE * SIDE * 2)
+
+
+def test_canonical_needs_no_tensorflow():
+    code = "import canonical, workers, sys; print([m for m in ('tensorflow', 'keras', 'librosa') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

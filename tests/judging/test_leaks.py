@@ -1,0 +1,120 @@
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from conftest import FFMPEG, ffmpeg
+
+import preprocess
+import utils
+from clips import feature_files
+from judging import leaks
+from judging.ranks import Ranking
+
+
+@pytest.fixture(scope="module")
+def clips(demo_data):
+    return feature_files.ready_clips(demo_data)
+
+
+@pytest.fixture
+def data(demo_data, tmp_path):
+    return shutil.copytree(demo_data, tmp_path / "data")
+
+
+def copy_clip(data, clip, video):
+    """Publish a clip again under another video's id."""
+    copy = video + clip[len(utils.video_of(clip)) :]
+    for path_of in (feature_files.spectrogram_path, feature_files.embedding_path, feature_files.face_path):
+        shutil.copy(path_of(data, clip), path_of(data, copy))
+    return copy
+
+
+def copies_of_faces(data, unseen, learned):
+    return leaks.of_copies(data, unseen, learned, leaks.thumbnail, leaks.SAME_FACE, "the same picture")
+
+
+def copies_of_sounds(data, unseen, learned):
+    return leaks.of_copies(data, unseen, learned, leaks.sound_print, leaks.SAME_SOUND, "the same sound")
+
+
+def test_other_people_are_no_leak(demo_data, clips):
+    unseen, learned = clips[:10], clips[10:]
+    assert copies_of_faces(demo_data, unseen, learned) == copies_of_sounds(demo_data, unseen, learned) == []
+    assert leaks.of_videos(unseen, learned, "trained on") == []
+    assert copies_of_faces(demo_data, unseen, []) == copies_of_faces(demo_data, [], learned) == []
+
+
+def test_a_clip_trained_on(clips):
+    assert leaks.of_videos(clips[:3], clips[2:], "trained on") == [f"1 of 3 clips were trained on: {clips[2]}"]
+    sibling = utils.clip_name(utils.video_of(clips[0]), 100, 106)
+    assert leaks.of_videos(clips[:5], [sibling, *clips[5:]], "trained on") == [
+        f"1 of 5 clips are of videos that were trained on: {clips[0]}"
+    ]
+    many = leaks.of_videos(clips[:9], clips, "trained on")
+    assert many == [f"9 of 9 clips were trained on: {', '.join(clips[:3])} and 6 more"]
+
+
+def test_a_video_published_twice(data, clips):
+    copy = copy_clip(data, clips[12], "republished")
+    assert copies_of_faces(data, [*clips[:3], copy], clips[10:]) == [
+        f"1 of 4 clips have the same picture as clips learned from: {copy} and {clips[12]}"
+    ]
+    assert copies_of_sounds(data, [*clips[:3], copy], clips[10:]) == [
+        f"1 of 4 clips have the same sound as clips learned from: {copy} and {clips[12]}"
+    ]
+
+
+def test_a_face_compressed_again(data, clips):
+    copy = copy_clip(data, clips[12], "republished")
+    path = feature_files.face_path(data, copy)
+    face = cv2.imread(str(path))
+    smaller = cv2.resize(cv2.resize(face, (150, 150)), (utils.FACE_SIZE, utils.FACE_SIZE))
+    cv2.imwrite(str(path), np.clip(smaller * 1.05 + 4, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 60])
+    assert len(copies_of_faces(data, [copy], clips)) == 1
+
+
+def test_a_sound_compressed_again(demo_clips, data, clips, tmp_path):
+    """As MP3 of 64 kbit/s, and quieter."""
+    assert FFMPEG
+    clip = clips[12]
+    source = next((demo_clips / "videos").glob(f"{clip}.*"))
+    copy = "republished" + clip[len(utils.video_of(clip)) :]
+    (tmp_path / "videos").mkdir()
+    ffmpeg(
+        "-i",
+        source,
+        "-c:v",
+        "copy",
+        "-af",
+        "volume=0.7",
+        "-c:a",
+        "libmp3lame",
+        "-b:a",
+        "64k",
+        tmp_path / "videos" / f"{copy}.mp4",
+    )
+    start, _, end = copy.rpartition("_")[2].partition("-")
+    (tmp_path / "one.csv").write_text(f"republished,{float(start)},{float(end)},0.5,0.5\n")
+    arguments = ["--csv", tmp_path / "one.csv", "--videos", tmp_path / "videos", "--data", data, "--face-model", "dlib"]
+    assert preprocess.main([*map(str, arguments)]) == 0
+    others = [other for other in clips if other != clip]
+    assert copies_of_sounds(data, [copy], clips) and not copies_of_sounds(data, [copy], others)
+
+
+def ranking_with(hits, n):
+    ranks = np.where(np.arange(n) < hits, 1, n // 2)
+    return Ranking(ranks, ranks - 1, ranks * 0, np.full(n, n - 1), np.ones(n, int))
+
+
+def test_a_recall_that_nobody_reaches():
+    """The slides' 51 % of 600; and what the paper's own model would reach."""
+    videos = [*range(604)]
+    assert leaks.of_recall(ranking_with(15, 604), videos) == []
+    said = leaks.of_recall(ranking_with(308, 604), videos)
+    assert (
+        len(said) == 1
+        and said[0].startswith("R@1 is 51.0 % of 604 (at least 4")
+        and "would reach 2.4 % (4.7 % at most)" in said[0]
+    )
+    assert leaks.of_recall(ranking_with(5, 20), [*range(20)]) == []  # chance is 5 %, the paper's model would reach 28 %

@@ -1,0 +1,1 @@
+"""Training: batches, losses, steps, the closed form, the face decoder, and the folder of a run."""

@@ -1,0 +1,1 @@
+"""Pretrained speaker networks, a file each: front end, network, weight reader."""
