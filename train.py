@@ -1,364 +1,434 @@
-"""Train a voice encoder, spectrogram -> face feature, or a face decoder, face feature -> picture of the face.
+"""Train a voice encoder, which predicts a face feature from the spectrogram of a voice.
 
---encoder conv is the paper's, which learns to hear from nothing: for tens of thousands of clips and a GPU. --encoder speaker
-has learned to tell voices apart, and has to learn faces only: for hundreds of clips, in seconds. --model decoder learns from
-the portraits of clips or photos, in closed form: for hundreds of people, in a minute or two.
+--encoder conv is the paper's network and trains from scratch: for tens of thousands of clips and a GPU. --encoder speaker is a
+pretrained speaker network with a linear layer, fitted in closed form: for hundreds of clips, in seconds.
 
-Reads what preprocess.py wrote under --data, of the training and validation people. Writes to checkpoints/<run>/
+Reads the training and validation clips that preprocess.py wrote under --data. Writes to checkpoints/<run>/
 
-    options.json       what the run was started with
-    clips.json         the clips that it trains and validates on
-    centre.pkl         the face feature from which --loss l2 and contrastive see the others: the training faces' mean
-    history.jsonl      one object an epoch
+    options.json       the options of the run
+    clips.json         the clips that the run trains and validates on
+    centre.pkl         the mean face feature of the training faces, from which directions are compared
+    history.jsonl      one object an epoch; epoch 0 is the closed form
     curves.png         loss and recall over the epochs
-    tensorboard/       the same for TensorBoard, and the loss of every step
-    best.weights.h5    the weights of the epoch with the least loss on validation people; epoch 0 is the closed form's
-    last.weights.h5    the last weights, and all that --resume needs to go on as if nothing had happened
+    tensorboard/       the same for TensorBoard, and the loss of each step
+    best.weights.h5    the weights of the epoch with the least validation loss
+    last.weights.h5    the last weights and the state of the training, for --resume
 
-Of a decoder there are the first four, best.weights.h5, and
-
-    decoded.png        the faces of validation people beside what it makes of their features
-    correction.pkl     what evaluate.py adds where a decoded face's own feature is not what was heard
+The face decoder, which turns a face feature into a picture, is trained by `train.py decoder`, with options of its own.
 
     python train.py
     python train.py --encoder speaker
-    python train.py --model decoder --data data/photos
+    python train.py decoder --data data/photos
 """
 
 import dataclasses
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
-import model
 import utils
-from clips import feature_files
-from faces import decoder, vggface
-from training import decoder_training, runs, steps
-from training.batches import Crops, training_batches
-from training.closed_form import fit_in_closed_form
-from training.epochs import line_of_epoch, noting_signals, record_of_epoch, train_epoch, validate, write_epoch
-from training.losses import loss_function
-from training.runs import Progress
 from utils import MIN_SECONDS, InputError, check, option
-from voices.backend import keras, tf
 
-CENTRE_FACES = 10_000  # faces whose mean is the centre, at most
-VALIDATION_CLIPS = 5_000  # at most: what a longer validation adds is not worth its time
-RUN = {"voice": "base", "decoder": "decoder"}  # for each --model
-EPOCHS = {"conv": 30, "speaker": 0, "decoder": 0}  # for each --encoder, and for the decoder
-LEARNING_RATE = {"conv": 1e-3, "speaker": 1e-5, "decoder": 1e-5}
-# What --model decoder lacks.
-VOICE_OPTIONS = ("resume", "encoder", "loss", "decoder", "centre", "width", "whitening", "seconds", "mask_bins", "mask_frames")
-VOICE_OPTIONS += ("precision", "save_minutes")
+DECODER_DOC = """Train the face decoder, which turns a face feature into a picture of the face.
+
+The decoder is fitted to the portraits of clips or photos in closed form: for hundreds of people, in a minute or two.
+
+Reads the training and validation faces that preprocess.py wrote under --data. Writes to checkpoints/<run>/
+
+    options.json       the options of the run
+    clips.json         the clips or photos that the run trains and validates on
+    centre.pkl         the mean face feature of the training faces
+    history.jsonl      one object an epoch; epoch 0 is the closed form
+    best.weights.h5    the weights of the epoch with the least validation loss
+    correction.pkl     the correction of the refinement steps of evaluate.py and hear.py
+    decoded.png        faces of the validation set, true and decoded from their features
+
+    python train.py decoder
+    python train.py decoder --data data/photos --run photos
+"""
+
+EPOCHS = {"conv": 30, "speaker": 0}  # defaults for each --encoder
+LEARNING_RATE = {"conv": 1e-3, "speaker": 1e-5}
+PICTURES = "png", "pdf", "svg"  # judging.plots.FORMATS
+CHANGEABLE = {"data", "epochs", "save_minutes", "format"}  # options that may change with --resume
+
+# The options that both commands have.
+DATA_HELP = "folder that preprocess.py wrote"
+RUN_HELP = "name of the run, whose folder is checkpoints/RUN, or a path such as ./RUN"
+SCHEDULE_HELP = (
+    "learning rate over the steps: cosine rises over the first 20th of them, then falls to 0; paper takes it times 0.95 every "
+    "10,000 steps"
+)
+WEIGHT_DECAY_HELP = (
+    "share of the weights, times the learning rate, that each step takes away (AdamW); try 0.01 when the validation loss rises "
+    "while the training loss falls"
+)
+
+
+def check_optimisation(options) -> None:
+    """Raise ValueError if one of the options that both commands have is out of range."""
+    check(options.batch_size >= 1, f"--batch-size: expected at least 1, found {options.batch_size}")
+    check(0 <= options.weight_decay < math.inf, f"--weight-decay: expected 0 or more, found {options.weight_decay}")
+    check(options.clips is None or options.clips >= 1, f"--clips: expected at least 1, found {options.clips}")
+    check(options.seed >= 0, f"--seed: expected 0 or more, found {options.seed}")
+    rate = options.learning_rate
+    check(rate is None or 0 < rate < math.inf, f"--learning-rate: expected more than 0, found {rate}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    data: Path = option("folder that preprocess.py wrote", utils.DATA)
-    model: str = option("what is trained: the voice encoder, or the face decoder", "voice", choices=tuple(RUN))
-    run: str | None = option(
-        f"name of the run: its folder is checkpoints/<run>; or a path (default: {RUN['voice']}; {RUN['decoder']} with --model "
-        "decoder)",
-        None,
+    run: str = option(RUN_HELP, utils.VOICE_RUN, group="run", metavar="RUN")
+    resume: bool = option(
+        "continue the run from its last checkpoint, with its own options; only --epochs, --data, --save-minutes and --format "
+        "may be given again, with other values",
+        False,
+        group="run",
     )
-    resume: bool = option("go on with the run from its last checkpoint, with its options; --epochs may be more", False)
+    save_minutes: float = option(
+        "minutes between checkpoints within an epoch; each epoch also ends with one",
+        15.0,
+        group="run",
+        metavar="MINUTES",
+    )
+    format: str = option("file format of the curves", "png", group="run", choices=PICTURES)
+    seed: int = option(
+        "random seed of the split into training, validation and test set, first weights, order of the clips, and their crops",
+        0,
+        group="run",
+        metavar="N",
+    )
+    data: Path = option(DATA_HELP, utils.DATA, group="data", metavar="FOLDER")
+    clips: int | None = option(
+        "train on a sample of this many clips, for a quick trial (default: all training clips)",
+        None,
+        group="data",
+        metavar="N",
+    )
+    seconds: float = option(
+        f"length of the crops that training takes from the clips, each at a random place, {MIN_SECONDS} to 6 s; shorter crops "
+        "make a step faster",
+        6.0,
+        group="data",
+        metavar="SECONDS",
+    )
+    mask_bins: int = option(
+        "silence two bands of up to this many of the 257 frequency bins in each crop; raise it, to 40 say, against overfitting",
+        0,
+        group="data",
+        metavar="N",
+    )
+    mask_frames: int = option(
+        "silence two spans of up to this many frames, of 10 ms each, in each crop; raise it, to 40 say, against overfitting",
+        0,
+        group="data",
+        metavar="N",
+    )
     encoder: str = option(
-        "conv: the paper's, from random weights; speaker: a pretrained network that tells voices apart, and regression from "
-        "there to the face feature, in closed form",
+        "conv: the paper's network, from scratch; speaker: a pretrained speaker network with a linear layer, for fewer clips",
         "conv",
+        group="network",
         choices=("conv", "speaker"),
     )
+    width: float = option(
+        "scale of the channels; 1 is the paper's network, 0.125 trains on a CPU",
+        1.0,
+        group="only with --encoder conv",
+        metavar="SCALE",
+    )
+    whitening: float = option(
+        "weight of small differences between faces in the regression: at 0, plain ridge regression, the directions in which "
+        "faces vary most decide; at 1 all directions count alike; choose the value with the best 1:2 on the validation set",
+        0.5,
+        group="only with --encoder speaker",
+        metavar="SHARE",
+    )
     loss: str = option(
-        "l2: of the normalised features; l1: of the features as they are; total: the paper's, l2 and distillation through "
-        "VGG-Face's last layer, and, with --decoder, through the face decoder's first one; contrastive: of telling the step's "
-        "faces apart",
+        "l2 compares directions of face features; l1 compares the features themselves; total is the paper's sum of l2, "
+        "distillation through VGG-Face's last layer and, with --decoder, the face decoder's first layer; contrastive tells the "
+        "faces of a step apart and gains from a large --batch-size",
         "l2",
+        group="optimisation",
         choices=("l1", "l2", "total", "contrastive"),
     )
-    decoder: str | None = option("with --loss total: run of --model decoder, for the third term", None, metavar="RUN")
+    decoder: str | None = option(
+        "run of `train.py decoder` that gives --loss total its third term (default: none, without that term)",
+        None,
+        group="optimisation",
+        metavar="RUN",
+    )
     centre: str = option(
-        "where l2, contrastive and retrieval see the features from: the training faces' mean, or zero, as in the paper",
+        "point from which l2, contrastive and retrieval compare directions: the mean training face, or zero, as in the paper",
         "mean",
+        group="optimisation",
         choices=("mean", "zero"),
     )
     epochs: int | None = option(
-        f"passes over the training clips (default: {EPOCHS['conv']}; {EPOCHS['speaker']} with --encoder speaker and with "
-        "--model decoder, the closed form alone)",
+        f"passes over the clips (default: {EPOCHS['conv']}; {EPOCHS['speaker']}, only the closed form, with --encoder speaker)",
         None,
+        group="optimisation",
+        metavar="N",
     )
-    batch_size: int = option("clips in a step, over all GPUs and machines together", 8)
     learning_rate: float | None = option(
-        f"of Adam, the highest (default: {LEARNING_RATE['conv']:g}; {LEARNING_RATE['speaker']:g} with --encoder speaker and "
-        "with --model decoder)",
+        "highest learning rate of Adam; lower it when the loss is not finite "
+        f"(default: {LEARNING_RATE['conv']:g}; {LEARNING_RATE['speaker']:g} with --encoder speaker)",
         None,
+        group="optimisation",
+        metavar="RATE",
     )
-    schedule: str = option(
-        "of the learning rate. cosine: up over the first 20th of the steps, down to 0; paper: times 0.95 every 10,000 steps",
-        "cosine",
-        choices=("cosine", "paper"),
+    schedule: str = option(SCHEDULE_HELP, "cosine", group="optimisation", choices=("cosine", "paper"))
+    weight_decay: float = option(WEIGHT_DECAY_HELP, 0.0, group="optimisation", metavar="SHARE")
+    batch_size: int = option(
+        "clips in a step, over all GPUs and machines together; lower it when memory runs out",
+        8,
+        group="hardware",
+        metavar="N",
     )
-    weight_decay: float = option("share of the weights that a step takes away, times the learning rate", 0.0)
-    width: float = option("scale of conv's channels; 1 is the paper's network, 0.125 trains on a CPU", 1.0)
-    whitening: float = option(
-        "of the face features in speaker's regression, 0 to 1: how much the directions count in which faces differ little", 0.5
-    )
-    clips: int | None = option("clips, or faces, to train on, at most; of more, so many are drawn", None)
-    seconds: float = option(
-        f"length of the crop of each clip that a step hears, {MIN_SECONDS} to 6 s, drawn anew each time", 6.0
-    )
-    mask_bins: int = option("two bands of up to so many of the 257 frequency bins are silenced in each crop", 0)
-    mask_frames: int = option("two spans of up to so many frames, 10 ms each, are silenced in each crop", 0)
     precision: str = option(
-        "of the computation; auto: mixed where the hardware computes with 16 bits",
+        "auto computes with 16 bits where the hardware supports them; float32 takes more time and memory and rounds less; "
+        "--encoder speaker always uses float32",
         "auto",
+        group="hardware",
         choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     )
-    save_minutes: float = option("time between checkpoints within an epoch; there is one after each epoch, too", 15.0)
-    seed: int = option("of the split, the first weights, the order of the clips and their crops", 0)
 
     def __post_init__(self):
-        if self.model == "decoder":
-            for field in dataclasses.fields(self):
-                name, value = field.name.replace("_", "-"), getattr(self, field.name)
-                unused = field.name in VOICE_OPTIONS and value != field.default
-                check(not unused, f"--{name}: expected --model voice with it, found --model decoder")
-        kind = "decoder" if self.model == "decoder" else self.encoder
-        for name, default in (("run", RUN[self.model]), ("epochs", EPOCHS[kind]), ("learning_rate", LEARNING_RATE[kind])):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)
+        check_optimisation(self)
+        least = 1 if self.encoder == "conv" else 0
+        check(self.epochs is None or self.epochs >= least, f"--epochs: expected at least {least}, found {self.epochs}")
+        enough = self.clips is None or self.clips >= self.batch_size
+        check(enough, f"--clips: expected at least --batch-size, {self.batch_size}, found {self.clips}")
         check(self.decoder is None or self.loss == "total", f"--decoder: expected --loss total with it, found {self.loss}")
-        least = 1 if kind == "conv" else 0
-        check(self.epochs >= least, f"--epochs: expected at least {least}, found {self.epochs}")
-        check(self.batch_size >= 1, f"--batch-size: expected at least 1, found {self.batch_size}")
-        check(0 < self.learning_rate < math.inf, f"--learning-rate: expected more than 0, found {self.learning_rate}")
-        check(0 <= self.weight_decay < math.inf, f"--weight-decay: expected 0 or more, found {self.weight_decay}")
         check(0 < self.width <= 4, f"--width: expected more than 0, 4 at most, found {self.width}")
-        if self.encoder == "speaker":
-            check(self.width == 1, f"--width: expected --encoder conv with it, whose channels it scales, found {self.encoder}")
-            check(
-                self.precision in ("auto", "float32"),
-                f"--precision: expected float32 with --encoder speaker, found {self.precision}",
-            )
         check(0 <= self.whitening <= 1, f"--whitening: expected 0 to 1, found {self.whitening}")
-        check(self.clips is None or self.clips >= 1, f"--clips: expected at least 1, found {self.clips}")
+        if self.encoder == "speaker":
+            check(self.width == 1, f"--width: expected --encoder conv with it, found --encoder {self.encoder}")
+            float32 = self.precision in ("auto", "float32")
+            check(float32, f"--precision: expected float32 with --encoder speaker, found {self.precision}")
+        else:
+            check(self.whitening == 0.5, f"--whitening: expected --encoder speaker with it, found --encoder {self.encoder}")
         check(MIN_SECONDS <= self.seconds <= 6, f"--seconds: expected {MIN_SECONDS} to 6, found {self.seconds}")
         check(self.mask_bins >= 0, f"--mask-bins: expected 0 or more, found {self.mask_bins}")
         check(self.mask_frames >= 0, f"--mask-frames: expected 0 or more, found {self.mask_frames}")
         check(self.save_minutes >= 0, f"--save-minutes: expected 0 or more, found {self.save_minutes}")
-        check(self.seed >= 0, f"--seed: expected 0 or more, found {self.seed}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderOptions:
+    run: str = option(RUN_HELP, utils.DECODER_RUN, group="run", metavar="RUN")
+    format: str = option("file format of the picture of decoded faces", "png", group="run", choices=PICTURES)
+    seed: int = option(
+        "random seed of the split into training, validation and test set, and of the order of the faces",
+        0,
+        group="run",
+        metavar="N",
+    )
+    data: Path = option(DATA_HELP, utils.DATA, group="data", metavar="FOLDER")
+    clips: int | None = option(
+        "train on a sample of this many faces; lower it when memory runs out (default: all training faces, 20,000 at most)",
+        None,
+        group="data",
+        metavar="N",
+    )
+    epochs: int = option(
+        "passes over the training faces, by gradients, after the closed form", 0, group="optimisation", metavar="N"
+    )
+    learning_rate: float = option(
+        "highest learning rate of Adam; lower it when the loss is not finite", 1e-5, group="optimisation", metavar="RATE"
+    )
+    schedule: str = option(SCHEDULE_HELP, "cosine", group="optimisation", choices=("cosine", "paper"))
+    weight_decay: float = option(WEIGHT_DECAY_HELP, 0.0, group="optimisation", metavar="SHARE")
+    batch_size: int = option("faces in a step; lower it when memory runs out", 8, group="hardware", metavar="N")
+
+    def __post_init__(self):
+        check_optimisation(self)
+        check(self.epochs >= 0, f"--epochs: expected at least 0, found {self.epochs}")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Going on with a run.
+# Before the slow imports.
+
+
+def with_defaults(options: Options) -> Options:
+    """Fill in the defaults that depend on the encoder."""
+    epochs = EPOCHS[options.encoder] if options.epochs is None else options.epochs
+    rate = LEARNING_RATE[options.encoder] if options.learning_rate is None else options.learning_rate
+    return dataclasses.replace(options, epochs=epochs, learning_rate=rate)
 
 
 def resumed(options: Options, given: set[str]) -> Options:
-    """Return the options that a run goes on with: its own, but for those that may change.
+    """Return the options of a run to be resumed: its own, except for those of CHANGEABLE that are given.
 
     Args:
-        options: those of the command line.
-        given: the names of those that it names.
+        options: of the command line.
+        given: names of the options that the command line contains.
 
     Raises:
-        InputError: if there is no checkpoint, or an option was given that would make it another run.
+        InputError: if there is no checkpoint, or a given option would make it another run.
     """
-    folder = utils.run_folder(options.run)
-    if not (folder / utils.LAST_WEIGHTS).exists():
-        raise InputError(f"{folder}: expected a run's {utils.LAST_WEIGHTS} to go on with, found none; leave out --resume")
+    folder = utils.existing_run(options.run)
     path = folder / utils.OPTIONS
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        saved = Options(**{field.name: saved[field.name] for field in dataclasses.fields(Options)})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected the options of a run, found {error!r}; start it anew without --resume") from error
-    free = given & {"data", "run", "epochs", "save_minutes"} | {"resume"}
-    for name in sorted(given - free):
+        if saved.get("model", "voice") == "decoder":
+            raise InputError(
+                f"{folder}: expected a run of python train.py, found a run of python train.py decoder; leave out --resume"
+            )
+        fields = {field.name: saved.get(field.name, field.default) for field in dataclasses.fields(Options)}
+        saved = with_defaults(Options(**{**fields, "data": Path(fields["data"])}))
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: expected the options of a run, found {error!r}; start the run anew without --resume"
+        ) from error
+    if not (folder / utils.LAST_WEIGHTS).exists():
+        raise InputError(f"{folder}: expected {utils.LAST_WEIGHTS}, a checkpoint to resume, found none; leave out --resume")
+    changed = given & CHANGEABLE | {"resume", "run"}
+    for name in sorted(given - changed):
         if getattr(options, name) != getattr(saved, name):
             raise InputError(
                 f"--{name.replace('_', '-')}: expected {getattr(saved, name)}, with which {folder} was started, found "
-                f"{getattr(options, name)}; leave it out to go on with the run, or leave out --resume to start another"
+                f"{getattr(options, name)}; leave it out to resume the run, or leave out --resume to start another one"
             )
-    return dataclasses.replace(saved, **{"data": Path(saved.data), **{name: getattr(options, name) for name in free}})
+    return dataclasses.replace(saved, **{name: getattr(options, name) for name in changed})
 
 
-def mean_face(data: Path, clips: list[str], feature_size: int, seed: int) -> np.ndarray:
-    """Return the mean face feature of the clips, or of CENTRE_FACES of them drawn at random, float32 (feature_size,)."""
-    drawn = utils.sample_clips(clips, CENTRE_FACES, seed)
-    total = sum(feature_files.load_embedding(data, clip, feature_size).astype(np.float64) for clip in drawn)
-    return (total / len(drawn)).astype(np.float32)
+def check_folders(options: Options | DecoderOptions) -> None:
+    """Raise InputError if the data folder or the decoder's run is missing."""
+    if not options.data.is_dir():
+        raise InputError(
+            f"{options.data}: expected a folder that preprocess.py wrote, found none; run preprocess.py, or pass --data"
+        )
+    if isinstance(options, Options) and options.decoder:
+        utils.existing_run(options.decoder)
 
 
-def choose_clips(options: Options) -> tuple[dict[str, list[str]], int]:
-    """Find the clips to train on, "train", and those to validate on, "val", and how many numbers their face features have.
+# ----------------------------------------------------------------------------------------------------------------------
+# Training.
+
+
+def train_encoder(options: Options) -> None:
+    """Train a voice encoder: the loop over epochs. `training.setup` prepares it, `training.epochs` does an epoch.
 
     Raises:
-        InputError: if there are too few clips.
+        InputError: if there are too few clips, a file is broken, or the loss is not finite.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when a checkpoint is written.
     """
-    clips = utils.split_clips(feature_files.ready_clips(options.data), options.seed)
-    train_clips = utils.sample_clips(clips["train"], options.clips or len(clips["train"]), options.seed)
-    chosen = {"train": train_clips, "val": utils.sample_clips(clips["val"], VALIDATION_CLIPS, options.seed)}
-    n_train, n_val = len(chosen["train"]), len({utils.video_of(clip) for clip in chosen["val"]})
-    if n_train < options.batch_size or n_val < 2:
-        raise InputError(
-            f"{options.data}: expected at least --batch-size {options.batch_size} clips to train on and two videos to validate "
-            f"on, found {n_train} and {n_val}; make more clips ready with preprocess.py"
-        )
-    return chosen, feature_files.feature_size_of(options.data, clips["train"][0])
+    from training import closed_form, epochs, runs, setup, steps
+    from training.batches import Crops, training_batches
+    from voices.backend import tf
 
-
-def first_layer(run: str, feature_size: int):
-    """Read the first layer of a run of --model decoder, for `losses.loss_function`. Raises InputError."""
-    folder = utils.run_folder(run)
-    found = runs.read_run(folder, "decoder")
-    if found["feature_size"] != feature_size:
-        raise InputError(
-            f"--decoder: expected a run on face features of {feature_size} numbers, found {found['feature_size']} in {folder}"
-        )
-
-    return decoder.first_layer(runs.load_decoder(folder, found))
-
-
-def build(options: Options, centre: np.ndarray, n_steps: int):
-    """Build what is trained, within the present strategy's scope.
-
-    Args:
-        n_steps: of the whole training.
-
-    Returns:
-        The voice encoder; the rest of the training's state, Keras variables; the loss; the optimizer; and the step.
-    """
-
-    keras.mixed_precision.set_global_policy(options.precision)
-    keras.utils.set_random_seed(options.seed)
-    encoder = model.build_encoder(options.encoder, len(centre), options.width)
-    if options.encoder == "conv":
-        encoder.get_layer("fc2").bias.assign(centre)  # the mean face is the first guess
-    loss = loss_function(options.loss, centre, vggface.fc8, options.decoder and first_layer(options.decoder, len(centre)))
-    optimizer = steps.adam(encoder, options.schedule, options.learning_rate, n_steps, options.weight_decay)
-    loss_scale = steps.LossScale() if options.precision == "mixed_float16" else None
-    step = steps.training_step(encoder, optimizer, loss, options.batch_size, loss_scale)
-    print(f"train: {encoder.count_params():,} parameters, {options.precision}", file=sys.stderr)
-    return encoder, [*optimizer.variables, *(loss_scale.variables if loss_scale else ())], loss, optimizer, step
-
-
-def train(options: Options, folder: Path, clips: dict[str, list[str]], centre: np.ndarray, chief: bool) -> Progress:
-    """Train, within the present strategy's scope.
-
-    Args:
-        folder: of the run.
-        clips: names of those to train on, "train", and to validate on, "val".
-        centre: where the loss sees the features from, float32 (D,).
-        chief: whether to validate and to write; one machine of several does.
-
-    Returns:
-        Where the run stands then.
-    """
-
-    n_steps = len(clips["train"]) // options.batch_size  # of an epoch
-    last_step = options.epochs * n_steps
-    encoder, state, loss, optimizer, step = build(options, centre, last_step)
-    checkpoint, progress = folder / utils.LAST_WEIGHTS, Progress()
+    folder = utils.run_folder(options.run)
     if options.resume:
-        progress = runs.load_checkpoint(checkpoint, encoder, state)
-        print(f"train: goes on after step {progress.step} of {last_step}", file=sys.stderr)
-    elif chief:
-        runs.set_aside(folder)
-        feature_size = {"feature_size": len(centre)}
-        feature_files.save_array(folder / utils.CENTRE, centre)
-        utils.write_json(folder / utils.CLIPS, clips)
-        utils.write_json(folder / utils.OPTIONS, {**dataclasses.asdict(options), **feature_size})
+        clips, centre = setup.clips_of_run(folder, options.data)
+    else:
+        clips, feature_size = setup.choose_clips(options.data, options.clips, options.batch_size, options.seed)
+        centre = setup.choose_centre(options.centre, options.data, clips["train"], feature_size, options.seed)
+    n_train, n_val = len(clips["train"]), len(clips["val"])
+    print(
+        f"train: {n_train} clips to train on, {n_val} to validate on, face features of {len(centre)} numbers", file=sys.stderr
+    )
+    if options.encoder == "conv" and n_train < setup.FEW_CLIPS and not options.resume:
+        print(
+            f"train: --encoder conv trains from scratch; --encoder speaker is meant for fewer than {setup.FEW_CLIPS:,} clips",
+            file=sys.stderr,
+        )
+    strategy = setup.strategy(options.encoder, options.batch_size)
+    if options.precision == "auto":
+        precision = steps.best_precision() if options.encoder == "conv" else "float32"
+        options = dataclasses.replace(options, precision=precision)
+    n_steps = n_train // options.batch_size  # in an epoch
+    last_step = options.epochs * n_steps
 
-    def save():
+    with strategy.scope():
+        chief = steps.is_chief()  # of several machines, the one that validates and writes
+        training = setup.build(options, centre, last_step)
+        progress = runs.Progress()
+        if options.resume:
+            progress = runs.load_checkpoint(folder / utils.LAST_WEIGHTS, training.encoder, training.state)
+            print(f"train: resumed after step {progress.step} of {last_step}", file=sys.stderr)
         if chief:
-            runs.save_weights(checkpoint, encoder, state, progress)
+            runs.start(folder, options, clips, centre)
 
-    def end_epoch():
-        if chief:
-            scores = validate(encoder, loss, centre, options.data, clips["val"], options.batch_size)
-            record = record_of_epoch(progress, n_steps, n_steps * options.batch_size, float(optimizer.learning_rate), scores)
+        def save():
+            if chief:
+                runs.save_weights(folder / utils.LAST_WEIGHTS, training.encoder, training.state, progress)
+
+        def end_epoch(number, train_loss, n_clips):
+            """Validate, save and write history. Returns the record of the epoch."""
+            scores = epochs.validate(training.encoder, training.loss, centre, options.data, clips["val"], options.batch_size)
+            rate = float(training.optimizer.learning_rate)
+            record = epochs.record_epoch(progress, number, train_loss, n_clips, rate, scores)
             if record["val_loss"] < progress.best_loss:
-                progress.best_epoch, progress.best_loss = record["epoch"], record["val_loss"]
-                runs.save_weights(folder / utils.BEST_WEIGHTS, encoder)
+                progress.best_epoch, progress.best_loss = number, record["val_loss"]
+                runs.save_weights(folder / utils.BEST_WEIGHTS, training.encoder)
             save()
-            write_epoch(folder, progress.history)
-            print(line_of_epoch(record, options.epochs), flush=True)
+            epochs.write_history(folder, progress.history, options.format)
+            return record
 
-    n_frames = utils.frames_in(options.seconds)
-    crops = Crops(options.batch_size, n_frames, options.mask_bins, options.mask_frames, options.seed)
-    batches, errors = training_batches(options.data, clips["train"], len(centre), crops, progress.step, last_step)
-    writer = tf.summary.create_file_writer(str(folder / "tensorboard")) if chief else tf.summary.create_noop_writer()
-    with writer.as_default():
-        if options.encoder == "speaker" and not options.resume:
-            started = time.perf_counter()
-            progress.loss_sum = n_steps * fit_in_closed_form(
-                encoder, loss, centre, options.data, clips, options.whitening, options.batch_size
-            )
-            progress.seconds = time.perf_counter() - started
-            end_epoch()
-        with noting_signals() as stopping:
-            while progress.step < last_step and not stopping:
-                train_epoch(step, batches, errors, progress, n_steps, save, options.save_minutes, stopping)
-                end_epoch()
+        def say_time(seconds_a_step):
+            left = options.epochs - progress.step // n_steps
+            print(epochs.line_of_time(seconds_a_step, n_steps, left), file=sys.stderr)
+
+        crops = Crops(
+            options.batch_size, utils.frames_in(options.seconds), options.mask_bins, options.mask_frames, options.seed
+        )
+        batches, errors = training_batches(options.data, clips["train"], len(centre), crops, progress.step, last_step)
+        writes_events = chief and options.epochs > 0
+        events = str(folder / "tensorboard")
+        with (tf.summary.create_file_writer(events) if writes_events else tf.summary.create_noop_writer()).as_default():
+            if options.encoder == "speaker" and not options.resume:
+                started = time.perf_counter()
+                train_loss, penalty = closed_form.fit(
+                    training.encoder, training.loss, centre, options.data, clips, options.whitening, options.batch_size
+                )
+                progress.seconds = time.perf_counter() - started
+                print(epochs.line_of_closed_form(end_epoch(0, train_loss, n_train), penalty), flush=True)
+            timed = say_time if chief else None
+            with epochs.noting_signals() as stopping:
+                while progress.step < last_step and not stopping:
+                    epochs.train_epoch(
+                        training.step, batches, errors, progress, n_steps, save, options.save_minutes, stopping, timed
+                    )
+                    timed = None
+                    if chief:
+                        number, train_loss = progress.step // n_steps, progress.loss_sum / n_steps
+                        record = end_epoch(number, train_loss, n_steps * options.batch_size)
+                        print(epochs.line_of_epoch(record, options.epochs), flush=True)
     if progress.step < last_step:
         raise KeyboardInterrupt
-    return progress
+    if progress.history:
+        print(epochs.line_of_best(progress, folder / utils.BEST_WEIGHTS))
+
+
+def train_decoder(options: DecoderOptions) -> None:
+    """Train a face decoder."""
+    from training import decoder_training
+
+    decoder_training.train(options, utils.run_folder(options.run))
 
 
 @utils.reporting_errors
 def main(argv=None) -> int:
-    options = utils.parse_options(Options, __doc__, argv)
-    folder = utils.run_folder(options.run)
-    if options.model == "decoder":
-        decoder_training.train(options, folder)
+    given = utils.options_given(argv)
+    if "model" in given:
+        print("error: --model: expected no such option; to train the face decoder: python train.py decoder", file=sys.stderr)
+        return 2
+    options = utils.parse_options(Options, __doc__, argv, commands={"decoder": (DecoderOptions, DECODER_DOC)})
+    if isinstance(options, Options):
+        options = resumed(options, given) if options.resume else with_defaults(options)
+    check_folders(options)
+    if isinstance(options, DecoderOptions):
+        train_decoder(options)
         return 0
-    if options.resume:
-        options = resumed(options, utils.options_given(argv))
-        run = runs.read_run(folder)
-        clips, centre = run["clips"], run["centre"]
-    else:
-        clips, feature_size = choose_clips(options)
-        centre = np.zeros(feature_size, np.float32)
-        if options.centre == "mean":
-            centre = mean_face(options.data, clips["train"], feature_size, options.seed)
-    print(
-        f"train: {len(clips['train'])} clips to train on, {len(clips['val'])} to validate on, {len(centre)} numbers a face",
-        file=sys.stderr,
-    )
-
-    if options.encoder == "speaker" and os.environ.get("TF_CONFIG"):
-        raise InputError(
-            "TF_CONFIG: expected none with --encoder speaker, for which one machine is enough, found one; unset it"
-        )
-    strategy = steps.strategy()
-    replicas = strategy.num_replicas_in_sync
-    if options.batch_size % replicas:
-        raise InputError(f"--batch-size: expected a multiple of the {replicas} devices, found {options.batch_size}")
-    print(
-        f"train: {replicas} device{'s' if replicas > 1 else ''}, {options.batch_size // replicas} clips a step on each",
-        file=sys.stderr,
-    )
-    if options.precision == "auto":
-        options = dataclasses.replace(options, precision=steps.best_precision() if options.encoder == "conv" else "float32")
-    with strategy.scope():
-        try:
-            progress = train(options, folder, clips, centre, steps.is_chief())
-        except KeyboardInterrupt:
-            if (folder / utils.LAST_WEIGHTS).exists():
-                print(f"train: goes on with: python train.py --run {options.run} --resume", file=sys.stderr)
-            raise
-    if progress.history:
-        best = next(record for record in progress.history if record["epoch"] == progress.best_epoch)
-        print(
-            f"train: epoch {progress.best_epoch} of {len(progress.history)} is the best, 1:2 matching "
-            f"{100 * best['val_matching']:.1f} %, median rank {best['val_median_rank']:g} of {best['val_gallery']}: "
-            f"{folder / utils.BEST_WEIGHTS}"
-        )
+    try:
+        train_encoder(options)
+    except KeyboardInterrupt:
+        if (utils.run_folder(options.run) / utils.LAST_WEIGHTS).exists():
+            print(f"train: to continue: python train.py --run {options.run} --resume", file=sys.stderr)
+        raise
     return 0
 
 

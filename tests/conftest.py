@@ -10,18 +10,21 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import cv2
 import h5py
 import hypothesis
 import imageio_ffmpeg
 import numpy as np
 import pytest
 
+import model
 import preprocess
 import train
 import utils
-from clips import feature_files, media, records
+from clips import detection, feature_files, media, records
 from faces import decoder, vggface
 from training import runs
 from utils import SAMPLE_RATE
@@ -95,8 +98,42 @@ def demo_data(demo_clips, tmp_path_factory):
 def decoder_run(demo_data, tmp_path_factory):
     """The face decoder of `demo_data`, by train.py in closed form; 22 people train and 5 validate."""
     run = tmp_path_factory.mktemp("runs") / "faces"
-    assert train.main([*map(str, ["--model", "decoder", "--data", demo_data, "--run", run, "--seed", SEED])]) == 0
+    assert train.main([*map(str, ["decoder", "--data", demo_data, "--run", run, "--seed", SEED])]) == 0
     return run
+
+
+TINY = ["--width", "0.03", "--seconds", "2.7", "--batch-size", "4", "--seed", str(SEED)]  # options of a fast training
+
+
+def run_train(data, run, *more):
+    return train.main([*map(str, ["--data", data, "--run", run, *TINY, *more])])
+
+
+@pytest.fixture(scope="session")
+def tiny_run(demo_data, tmp_path_factory):
+    """A voice encoder trained for three epochs of five steps."""
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    assert run_train(demo_data, run, "--epochs", 3) == 0
+    return run
+
+
+def encoder_weights(run, name=utils.LAST_WEIGHTS):
+    encoder = model.voice_encoder(128, 0.03)
+    encoder.load_weights(run / name)
+    return encoder.get_weights()
+
+
+def arrays_of(path):
+    """Return all float arrays of a weight file or checkpoint, by name."""
+    found = {}
+
+    def keep(name, item):
+        if isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
+            found[name] = item[...]
+
+    with h5py.File(path) as file:
+        file.visititems(keep)
+    return found
 
 
 def write_decoder_run(network, folder):
@@ -168,6 +205,24 @@ def in_picture(shape, side=192):
     return (0.21 * side * shape + side / 2 - 0.5).astype(np.float32)
 
 
+def small_decoder(rng, feature_size=6, rank=3):
+    """Return a face decoder of random statistics: a plain head in the middle, which features colour and move."""
+    side, reference = 192, in_picture(face_shape())
+    y, x = (np.mgrid[:side, :side] + 0.5) / side - 0.5
+    share = 255 * np.exp(-(((x / 0.35) ** 2 + (y / 0.4) ** 2) ** 3))
+    mean = np.stack([colour * share / 255 for colour in (190, 140, 110)] + [share], axis=-1)[:, side // 2 :]
+    basis = np.stack([cv2.GaussianBlur(noise, (0, 0), 8) for noise in rng.normal(size=(rank, side, side // 2, 4))])
+    basis[..., 3] = 0
+    network = decoder.face_decoder(feature_size, rank)
+    network.get_layer("texture_coefficients").set_weights([rng.normal(size=(feature_size, rank)), rng.normal(size=rank)])
+    network.get_layer("texture_basis").set_weights([300 * basis.reshape(rank, -1), mean.ravel()])
+    slopes = rng.normal(size=(feature_size, 68, 2))
+    slopes = (slopes + detection.mirror_landmarks(slopes, 1)) / 2  # the face stays symmetric
+    network.get_layer("landmark_slopes").set_weights([slopes.reshape(feature_size, -1), reference.ravel()])
+    network.get_layer("warp").set_weights([reference])
+    return network
+
+
 @pytest.fixture(scope="session")
 def counting_video(tmp_path_factory):
     """12 s at 25 frames a second: the grey says the second, the sound a tone of 200 + 100 * (second) Hz."""
@@ -197,16 +252,23 @@ def die_of(items, deadly, folder):
     return [2 * item for item in items]
 
 
+def wait_for(is_done, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not is_done():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def write_csv(path, *rows):
     path.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
     return path
 
 
-def sound_rows(path, limit=None):
-    """Return the sound rows of a csv, a list of Row, and the problems of the others, by line."""
+def valid_rows(path, limit=None):
+    """Return the valid rows of a csv, a list of Row, and the problems of the others, by line."""
     ids, rows = records.read_rows(path, limit)
     bad = rows[rows.problem > 0]
-    good = itertools.chain.from_iterable(records.in_order_of_videos(ids, rows[rows.problem == 0]))
+    good = itertools.chain.from_iterable(records.rows_by_video(ids, rows[rows.problem == 0]))
     return list(good), {int(line): records.PROBLEMS[problem] for line, problem in zip(bad.line, bad.problem)}
 
 
@@ -253,3 +315,43 @@ def contents(data):
 def run_preprocess(demo_clips, data, *more):
     arguments = ["--csv", demo_clips / "avspeech_demo.csv", "--videos", demo_clips / "videos", "--data", data, *more]
     return preprocess.main([*map(str, arguments)])
+
+
+@pytest.fixture(scope="session")
+def voice_run(demo_data, tmp_path_factory):
+    """A narrow voice encoder, trained on `demo_data` for one epoch."""
+    folder = tmp_path_factory.mktemp("runs") / "voices"
+    options = ["--width", "0.03", "--seconds", "2.7", "--batch-size", "4", "--epochs", "1"]
+    assert train.main(["--data", str(demo_data), "--run", str(folder), *options]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def voice(demo_clips, demo_data, tmp_path_factory):
+    """The voice of the first clip of `demo_data`, as an m4a."""
+    clip = feature_files.ready_clips(demo_data)[0]
+    path = tmp_path_factory.mktemp("voice") / "me.m4a"
+    ffmpeg("-i", next((demo_clips / "videos").glob(f"{clip}.*")), "-vn", "-c:a", "aac", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def photos(demo_data, tmp_path_factory):
+    """Photos of three faces, two of them side by side in a fourth; one without a face, a broken one, and another file."""
+    folder = tmp_path_factory.mktemp("photos")
+    faces = [cv2.imread(str(feature_files.face_path(demo_data, clip))) for clip in feature_files.ready_clips(demo_data)[:3]]
+    faces = [cv2.copyMakeBorder(face, 60, 60, 60, 60, cv2.BORDER_REPLICATE) for face in faces]
+    for name, face in zip("abc", faces):
+        cv2.imwrite(str(folder / f"{name}.png"), face)
+    cv2.imwrite(str(folder / "pair.jpg"), np.hstack(faces[:2]))
+    cv2.imwrite(str(folder / "wall.jpg"), np.full((200, 200, 3), 90, np.uint8))
+    (folder / "broken.jpg").write_text("no photo")
+    (folder / "notes.txt").write_text("no photo")
+    return folder
+
+
+@pytest.fixture
+def no_named_runs(tmp_path, monkeypatch):
+    """The folder of runs that have a name, and none in it: the project's own runs do not change a test."""
+    monkeypatch.setattr(utils, "CHECKPOINTS", tmp_path / "checkpoints")
+    return tmp_path / "checkpoints"

@@ -1,1 +1,1 @@
-"""Training: batches, losses, steps, the closed form, the face decoder, and the folder of a run."""
+"""Training: set-up, batches, losses, steps and epochs, the closed form, the face decoder, and the folder of a run."""

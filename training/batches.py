@@ -1,4 +1,4 @@
-"""The clips of preprocess.py as batches, for training and for hearing them all.
+"""The clips of preprocess.py as batches: crops for training, whole clips for prediction.
 
 B is the batch size.
 """
@@ -18,7 +18,13 @@ PREFETCH = 4  # batches ready in memory
 
 
 def _read_all(numbers, read, n_frames: int, feature_size: int, batch_size: int, errors: list):
-    """Batch what `read` gives for each number of a dataset, in its order. `errors` receives the error of a file at fault."""
+    """Read and batch the clips of a dataset of numbers, in its order.
+
+    Args:
+        numbers: tf.data.Dataset of int64.
+        read: function from a number to a spectrogram and a face feature.
+        errors: list that receives the error of a broken file.
+    """
 
     def read_or_note(number):
         try:
@@ -32,14 +38,14 @@ def _read_all(numbers, read, n_frames: int, feature_size: int, batch_size: int, 
         return tf.ensure_shape(spectrogram, (n_frames, N_BINS, 2)), tf.ensure_shape(feature, (feature_size,))
 
     options = tf.data.Options()
-    options.autotune.enabled = False  # its thread sleeps on for seconds when the clips are at their end, and all wait for it
+    options.autotune.enabled = False  # its thread would sleep for seconds after the last clip, and hold up everything else
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     dataset = numbers.map(read_tensors, num_parallel_calls=READERS).batch(batch_size)
     return dataset.prefetch(PREFETCH).with_options(options)
 
 
 def clip_batches(data: Path, clips: list[str], feature_size: int, batch_size: int):
-    """Read clips as batches, in their order, whole; the last batch may be smaller.
+    """Read whole clips as batches, in the order given; the last batch may be smaller.
 
     Args:
         data: folder that preprocess.py wrote.
@@ -49,7 +55,7 @@ def clip_batches(data: Path, clips: list[str], feature_size: int, batch_size: in
 
     Returns:
         tf.data.Dataset of (float16 (B, N_FRAMES, N_BINS, 2), float32 (B, feature_size)), and a list that receives the error
-        when a file is at fault: TensorFlow itself only passes its text on.
+        of a broken file: TensorFlow passes on no more than its text.
     """
     errors = []
 
@@ -61,16 +67,16 @@ def clip_batches(data: Path, clips: list[str], feature_size: int, batch_size: in
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
-    """What training hears of the clips: a function of seed, epoch and clip, whatever the hardware."""
+    """How training crops and masks the clips: a function of seed, epoch and clip, the same on any hardware."""
 
     batch_size: int  # clips in a step, over all replicas
-    n_frames: int  # of a clip, from anywhere in it, N_FRAMES or fewer
-    mask_bins: int  # two bands of up to so many frequency bins are silenced
-    mask_frames: int  # two spans of up to so many frames are silenced
+    n_frames: int  # length of a crop, N_FRAMES at most; it starts anywhere in the clip
+    mask_bins: int  # widest of the two frequency bands that are silenced in a crop
+    mask_frames: int  # longest of the two spans of frames that are silenced in a crop
     seed: int
 
-    def of(self, spectrogram: np.ndarray, epoch: int, number: int) -> np.ndarray:
-        """Cut and mask clip `number` for an epoch. float16 (N_FRAMES, N_BINS, 2) -> float16 (n_frames, N_BINS, 2)
+    def crop(self, spectrogram: np.ndarray, epoch: int, number: int) -> np.ndarray:
+        """Crop and mask clip `number` for an epoch: float16 (N_FRAMES, N_BINS, 2) -> float16 (n_frames, N_BINS, 2).
 
         Source of the masks: Park et al., "SpecAugment", Interspeech 2019.
         """
@@ -88,11 +94,11 @@ class Crops:
 def training_batches(data: Path, clips: list[str], feature_size: int, crops: Crops, first_step: int, last_step: int):
     """Read crops of clips for the steps [first_step, last_step), counted over all epochs, on all replicas of the strategy.
 
-    Each epoch takes the clips in an order of its own, and leaves out the last ones where they fill no batch. Which clips make
-    up a step, and what is heard of each, depends on `crops` alone.
+    Each epoch has its own order of the clips and leaves out the last ones where they fill no batch. The clips of a step and
+    their crops depend on `crops` alone.
 
     Returns:
-        Iterator of what `training_step` takes, and a list that receives the error when a file is at fault.
+        Iterator of batches for `steps.training_step`, and a list that receives the error of a broken file.
     """
     strategy, errors = tf.distribute.get_strategy(), []
     n_steps = len(clips) // crops.batch_size  # in an epoch
@@ -105,39 +111,47 @@ def training_batches(data: Path, clips: list[str], feature_size: int, crops: Cro
         step, in_batch = divmod(place, crops.batch_size)
         epoch, step = divmod(step, n_steps)
         number = order(epoch)[step * crops.batch_size + in_batch]
-        spectrogram = crops.of(load_spectrogram(data, clips[number]), epoch, number)
+        spectrogram = crops.crop(load_spectrogram(data, clips[number]), epoch, number)
         return spectrogram, load_embedding(data, clips[number], feature_size)
 
-    def of_one_machine(context):
-        share = crops.batch_size // context.num_input_pipelines  # of each batch, this machine's
+    def dataset_of_machine(context):
+        share = crops.batch_size // context.num_input_pipelines  # clips of each batch on this machine
         numbers = tf.data.Dataset.range(first_step * share, last_step * share)
         places = numbers.map(lambda n: n // share * crops.batch_size + context.input_pipeline_id * share + n % share)
         per_replica = context.get_per_replica_batch_size(crops.batch_size)
         return _read_all(places, read, crops.n_frames, feature_size, per_replica, errors)
 
-    return iter(strategy.distribute_datasets_from_function(of_one_machine)), errors
+    return iter(strategy.distribute_datasets_from_function(dataset_of_machine)), errors
 
 
 @functools.lru_cache(maxsize=1)
-def _hearing(encoder):
+def _compiled(encoder):
     """Return the encoder as a compiled function."""
     return tf.function(lambda spectrograms: encoder(spectrograms, training=False), reduce_retracing=True)
 
 
 def predict_features(encoder, data: Path, clips: list[str], feature_size: int, batch_size: int, n_frames: int = N_FRAMES):
-    """Hear all clips, the first n_frames of each.
+    """Predict the face features of all clips from their voices.
+
+    Args:
+        encoder: Keras model from spectrograms to features; the speaker embedding alone will do.
+        data: folder that preprocess.py wrote.
+        clips: names of clips.
+        feature_size: numbers in their face features.
+        batch_size: clips in a batch.
+        n_frames: frames of each clip that the encoder receives, from its start.
 
     Returns:
-        The features predicted from the voices, and those of the true faces, both float32 (len(clips), feature_size).
+        The predicted features and the features of the true faces, both float32 (len(clips), feature_size).
 
     Raises:
-        InputError: if a clip's files are broken.
+        InputError: if a file of a clip is broken.
     """
     batches, errors = clip_batches(data, clips, feature_size, batch_size)
     voices, faces = [], []
     try:
         for spectrograms, features in batches:
-            voices.append(_hearing(encoder)(spectrograms[:, :n_frames]).numpy())
+            voices.append(_compiled(encoder)(spectrograms[:, :n_frames]).numpy())
             faces.append(features.numpy())
     except tf.errors.OpError as error:
         raise (errors or [error])[0] from None

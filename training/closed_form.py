@@ -1,7 +1,9 @@
-"""The speaker encoder's head in closed form."""
+"""The head of the speaker encoder, fitted in closed form: from speaker embedding to face feature, by ridge regression.
+
+E is the size of an embedding, D that of a face feature.
+"""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,33 +15,30 @@ from training.batches import predict_features
 from voices import ge2e
 from voices.backend import keras
 
-PENALTIES = 10.0 ** np.arange(-2, 3.5, 0.5)  # of ridge regression, in mean variances of the embedding's numbers
-TARGET_PENALTY = 1.0  # of whitening, in mean variances of the face feature's numbers
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# From embedding to face feature, in closed form.
+PENALTIES = 10.0 ** np.arange(-2, 3.5, 0.5)  # of the ridge, in mean variances of the embedding's numbers
+TARGET_PENALTY = 1.0  # of the whitening, in mean variances of the face feature's numbers
+FIT_CLIPS = 4096  # clips whose embeddings are in memory at a time
 
 
 @dataclasses.dataclass
 class Moments:
-    """Sums over clips: all that regression needs to know of them. E numbers in an embedding, D in a face feature."""
+    """Sums over clips, all that the regression needs."""
 
     n: int
     x: np.ndarray  # float64 (E,), sum of the embeddings
     y: np.ndarray  # float64 (D,), sum of the face features
-    xx: np.ndarray  # float64 (E, E), sums of products, and so are the next two
+    xx: np.ndarray  # float64 (E, E), sum of the products; the same for xy and yy
     xy: np.ndarray  # float64 (E, D)
     yy: np.ndarray  # float64 (D, D)
 
     @classmethod
     def zero(cls, embedding_size: int, feature_size: int) -> "Moments":
-        """Return those of no clip."""
+        """Return the sums over no clips."""
         e, d = embedding_size, feature_size
         return cls(0, np.zeros(e), np.zeros(d), np.zeros((e, e)), np.zeros((e, d)), np.zeros((d, d)))
 
     def add(self, embeddings: np.ndarray, faces: np.ndarray) -> None:
-        """Add clips, float (n, E) and (n, D)."""
+        """Add clips: embeddings, float (n, E), and face features, float (n, D)."""
         x, y = np.asarray(embeddings, np.float64), np.asarray(faces, np.float64)
         self.n += len(x)
         self.x += x.sum(axis=0)
@@ -50,27 +49,27 @@ class Moments:
 
 
 def _power(covariance: np.ndarray, penalty: float, exponent: float) -> np.ndarray:
-    """Return a power of a covariance, its variances raised by `penalty` times their mean."""
+    """Return a power of a covariance whose variances are raised by `penalty` times their mean."""
     variances, axes = np.linalg.eigh(covariance)
     variances = np.maximum(variances, 0) + penalty * max(variances.mean(), np.finfo(np.float32).tiny)
     return (axes * variances**exponent) @ axes.T
 
 
 def heads(moments: Moments, penalties, whitening: float):
-    """Solve the regression of face features on embeddings, for several penalties.
+    """Solve the ridge regression of face features on embeddings for several penalties.
 
-    Ridge regression, whose targets may be whitened in part: a face feature varies much in a few directions, and what is left
-    of the others tells people apart too. The targets are multiplied by the power -whitening / 2 of their covariance, and so is
-    the answer, which makes similarity to the faces as they are the one that the regression was for.
+    Whitening lets the regression use small differences between faces. A face feature varies much in a few directions, but its
+    other directions tell people apart too. The targets are multiplied by the power -whitening / 2 of their covariance, and so
+    is the prediction: cosines to the original face features then count every direction as the regression did.
 
     Args:
-        moments: of the training clips.
+        moments: sums over the training clips.
         penalties: of the ridge, in mean variances of the embedding's numbers.
-        whitening: 0 for plain ridge regression, 1 for whole whitening.
+        whitening: 0 for plain ridge regression, 1 for full whitening.
 
     Yields:
-        For each penalty, kernel float32 (E, D) and bias float32 (D,): face feature = embedding @ kernel + bias, as long as it
-        fits the training faces best.
+        For each penalty, kernel float32 (E, D) and bias float32 (D,): face feature = embedding @ kernel + bias. The kernel has
+        the length that fits the training faces best.
     """
     n = moments.n
     mean_x, mean_y = moments.x / n, moments.y / n
@@ -89,50 +88,43 @@ def heads(moments: Moments, penalties, whitening: float):
         yield kernel.astype(np.float32), (mean_y - mean_x @ kernel).astype(np.float32)
 
 
-FIT_CLIPS = 4096  # clips whose embeddings are in memory at a time
+def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: float, batch_size: int) -> tuple[float, float]:
+    """Load the pretrained speaker network and fit the encoder's head in closed form, see `heads`.
 
-
-def fit_in_closed_form(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: float, batch_size: int) -> float:
-    """Give the speaker encoder its pretrained ear, and its head in closed form: see `closed_form.heads`.
-
-    Of PENALTIES the one is taken whose 1:2 matching of the validation people is best.
+    Of PENALTIES, the one with the best 1:2 matching on the validation set is chosen.
 
     Args:
         encoder: of `model.speaker_encoder`; its weights are changed.
         loss: of `losses.loss_function`.
-        centre: where similarity is seen from, float32 (D,).
+        centre: origin of the cosines, float32 (D,).
         data: folder that preprocess.py wrote.
-        clips: those to train on, "train", and to validate on, "val".
+        clips: names of the clips to train on, "train", and to validate on, "val".
         whitening: of the targets, 0 to 1.
-        batch_size: clips heard at a time.
+        batch_size: clips in a batch.
 
     Returns:
-        The mean loss of the training clips, FIT_CLIPS of them at most.
+        The mean loss of the first FIT_CLIPS training clips, and the penalty chosen.
 
     Raises:
-        InputError: if a clip's files are broken, or the pretrained weights cannot be had.
+        InputError: if a file of a clip is broken, or the pretrained weights are missing.
     """
-
     encoder.get_layer("speaker_embedding").load_pretrained()
-    ear = keras.Model(encoder.input, encoder.get_layer("speaker_embedding").output)
+    embedder = keras.Model(encoder.input, encoder.get_layer("speaker_embedding").output)
 
-    def hear(some):
-        return predict_features(ear, data, some, len(centre), batch_size)
+    def embed(names):
+        return predict_features(embedder, data, names, len(centre), batch_size)
 
     moments, first = Moments.zero(ge2e.UNITS, len(centre)), None
-    for start in tqdm(range(0, len(clips["train"]), FIT_CLIPS), desc="hearing", leave=False, disable=None):
-        heard = hear(clips["train"][start : start + FIT_CLIPS])
-        first = first or heard
-        moments.add(*heard)
-    embeddings, faces = hear(clips["val"])
+    for start in tqdm(range(0, len(clips["train"]), FIT_CLIPS), desc="speaker embeddings", leave=False, disable=None):
+        embeddings, faces = embed(clips["train"][start : start + FIT_CLIPS])
+        first = first or (embeddings, faces)
+        moments.add(embeddings, faces)
+    embeddings, faces = embed(clips["val"])
     videos = [utils.video_of(clip) for clip in clips["val"]]
     solutions = list(heads(moments, PENALTIES, whitening))
     matching = [rank(embeddings @ kernel + bias - centre, faces - centre, videos).matching.mean() for kernel, bias in solutions]
     best = int(np.argmax(matching))
-    encoder.get_layer("head").set_weights(solutions[best])
-    print(
-        f"train: penalty {PENALTIES[best]:.3g} of {PENALTIES[0]:g} to {PENALTIES[-1]:g}",
-        file=sys.stderr,
-    )
     kernel, bias = solutions[best]
-    return float(np.mean(loss(first[1], first[0] @ kernel + bias)))
+    encoder.get_layer("head").set_weights([kernel, bias])
+    embeddings, faces = first
+    return float(np.mean(loss(faces, embeddings @ kernel + bias))), float(PENALTIES[best])

@@ -1,4 +1,4 @@
-"""One epoch."""
+"""Epochs of the voice encoder: training, validation, and what is written and printed after each epoch."""
 
 import contextlib
 import json
@@ -20,21 +20,22 @@ from utils import InputError
 from voices.backend import tf
 
 RECALL_AT = (1, 5, 10)
+TIMED_STEPS = 2, 3  # steps of a process whose mean time predicts that of an epoch; the first step includes compilation
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Training.
+# Training and validation.
 
 
 @contextlib.contextmanager
 def noting_signals():
-    """Give a list that receives SIGINT (Ctrl-C) and SIGTERM while the block runs; the second one acts as usual."""
+    """Yield a list that receives SIGINT (Ctrl-C) and SIGTERM while the block runs; a second signal acts as usual."""
     received = []
 
     def note(number, _):
         received.append(number)
         restore()
-        print("\ntrain: ends after this step and its checkpoint", file=sys.stderr)
+        print("\ntrain: stops after this step and its checkpoint", file=sys.stderr)
 
     handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -48,9 +49,71 @@ def noting_signals():
         restore()
 
 
-def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], batch_size: int) -> dict:
-    """Score the encoder on validation people. Returns what history.jsonl says of them. Raises InputError."""
+def train_epoch(
+    step, batches, errors: list, progress: Progress, n_steps: int, save, save_minutes: float, stopping: list, timed=None
+) -> None:
+    """Train to the end of the epoch in which `progress` stands.
 
+    Args:
+        step: `steps.training_step`.
+        batches, errors: `batches.training_batches`.
+        progress: is updated.
+        n_steps: steps in an epoch.
+        save: function that writes a checkpoint.
+        save_minutes: time between checkpoints.
+        stopping: list of `noting_signals`.
+        timed: function that receives the mean time of TIMED_STEPS, s, or None.
+
+    Raises:
+        InputError: if the loss is not finite, or a file is broken.
+        KeyboardInterrupt: after a checkpoint, if a signal was received.
+    """
+    epoch, done = divmod(progress.step, n_steps)
+    saved, durations = time.monotonic(), []
+    with tqdm(desc=f"epoch {epoch + 1}", initial=done, total=n_steps, unit="step", leave=False, disable=None) as bar:
+        for number in range(done + 1, n_steps + 1):
+            started = time.perf_counter()
+            try:
+                batch = next(batches)
+            except tf.errors.OpError as error:
+                save()
+                raise (errors or [error])[0] from None
+            waited = time.perf_counter() - started
+            loss = float(step(batch))
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"the loss of epoch {epoch + 1}, step {number} is {loss}, expected a finite number; "
+                    "try a lower --learning-rate or --precision float32"
+                )
+            durations.append(time.perf_counter() - started)
+            progress.step += 1
+            progress.loss_sum += loss
+            progress.waiting_seconds += waited
+            progress.seconds += durations[-1]
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.3f}")
+            tf.summary.scalar("loss of a step", loss, progress.step)
+            if timed and len(durations) == TIMED_STEPS[-1]:
+                bar.clear()
+                timed(float(np.mean(durations[TIMED_STEPS[0] - 1 :])))
+            if number < n_steps:  # the last step is followed by validation and a checkpoint
+                if stopping:
+                    save()
+                    raise KeyboardInterrupt
+                if time.monotonic() - saved >= 60 * save_minutes:
+                    save()
+                    saved = time.monotonic()
+
+
+def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], batch_size: int) -> dict:
+    """Score the encoder on the validation set.
+
+    Returns:
+        The entries of history.jsonl that begin with val_.
+
+    Raises:
+        InputError: if a prediction is not finite, or a file is broken.
+    """
     voices, faces = predict_features(encoder, data, clips, len(centre), batch_size)
     if not np.isfinite(voices).all():
         raise InputError(
@@ -70,63 +133,29 @@ def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], ba
     }
 
 
-def train_epoch(step, batches, errors: list, progress: Progress, n_steps: int, save, save_minutes: float, stopping) -> None:
-    """Train to the end of the epoch in which `progress` stands.
+# ----------------------------------------------------------------------------------------------------------------------
+# Records of epochs.
+
+
+def record_epoch(progress: Progress, epoch: int, train_loss: float, n_clips: int, learning_rate: float, scores: dict) -> dict:
+    """Add the record of a finished epoch to the progress, which then stands at the start of the next epoch.
 
     Args:
-        step: `steps.training_step`.
-        batches, errors: `batches.training_batches`.
-        progress: is moved on.
-        n_steps: of an epoch.
-        save: function that writes a checkpoint.
-        save_minutes: time between checkpoints.
-        stopping: `noting_signals`.
+        progress: is updated.
+        epoch: its number, from 1; 0 is the closed form.
+        train_loss: mean loss of the training clips.
+        n_clips: training clips that the epoch has used.
+        learning_rate: at the end of the epoch.
+        scores: of `validate`.
 
-    Raises:
-        InputError: if the loss is not finite, or a file is broken.
-        KeyboardInterrupt: if a signal asked for the end, after a checkpoint.
+    Returns:
+        The record, a line of history.jsonl.
     """
-
-    epoch, done = divmod(progress.step, n_steps)
-    saved = time.monotonic()
-    with tqdm(desc=f"epoch {epoch + 1}", initial=done, total=n_steps, unit="step", leave=False, disable=None) as bar:
-        for number in range(done + 1, n_steps + 1):
-            started = time.perf_counter()
-            try:
-                batch = next(batches)
-            except tf.errors.OpError as error:
-                save()
-                raise (errors or [error])[0] from None
-            waited = time.perf_counter() - started
-            loss = float(step(batch))
-            if not math.isfinite(loss):
-                raise InputError(
-                    f"the loss of epoch {epoch + 1}, step {number} is {loss}, expected a finite number; "
-                    "try a lower --learning-rate or --precision float32"
-                )
-            progress.step += 1
-            progress.loss_sum += loss
-            progress.waiting_seconds += waited
-            progress.seconds += time.perf_counter() - started
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}")
-            tf.summary.scalar("loss of a step", loss, progress.step)
-            if number < n_steps:  # after the last one comes the validation, then a checkpoint
-                if stopping:
-                    save()
-                    raise KeyboardInterrupt
-                if time.monotonic() - saved >= 60 * save_minutes:
-                    save()
-                    saved = time.monotonic()
-
-
-def record_of_epoch(progress: Progress, n_steps: int, n_clips: int, learning_rate: float, validation: dict) -> dict:
-    """Return what history.jsonl says of the epoch that has ended; add it to the progress, which then stands in the next."""
     record = {
-        "epoch": progress.step // n_steps,
+        "epoch": epoch,
         "step": progress.step,
-        "train_loss": progress.loss_sum / n_steps,
-        **validation,
+        "train_loss": train_loss,
+        **scores,
         "learning_rate": learning_rate,
         "seconds": round(progress.seconds, 2),
         "clips_per_second": round(n_clips / progress.seconds, 2),
@@ -137,8 +166,21 @@ def record_of_epoch(progress: Progress, n_steps: int, n_clips: int, learning_rat
     return record
 
 
+def write_history(folder: Path, history: list[dict], picture_format: str) -> None:
+    """Write history.jsonl, and once there are epochs, their curves and the last one's figures for TensorBoard."""
+    with utils.replacing(folder / utils.HISTORY) as temporary:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
+    last = history[-1]
+    if last["epoch"] > 0:
+        plots.draw_curves(folder / f"curves.{picture_format}", history)
+    scalars = {name: value for name, value in last.items() if isinstance(value, float)}
+    scalars |= {f"val_recall_at_{k}": recall for k, recall in last["val_recall"].items()}
+    for name, value in scalars.items():
+        tf.summary.scalar(name, value, last["step"])
+
+
 def line_of_epoch(record: dict, n_epochs: int) -> str:
-    """Set a record of history.jsonl as one line."""
+    """Format a record of history.jsonl as one line."""
     k = RECALL_AT[1]
     return (
         f"epoch {record['epoch']:2}/{n_epochs}  train {record['train_loss']:.4f}  val {record['val_loss']:.4f}  "
@@ -149,14 +191,37 @@ def line_of_epoch(record: dict, n_epochs: int) -> str:
     )
 
 
-def write_epoch(folder: Path, history: list[dict]) -> None:
-    """Write history.jsonl and curves.png, and the last epoch for TensorBoard."""
+def line_of_closed_form(record: dict, penalty: float) -> str:
+    """Format the record of the closed form, epoch 0, as one line."""
+    return (
+        f"fitted in {record['seconds']:.1f} s, ridge penalty {round(penalty, 2):g}, "
+        f"1:2 {100 * record['val_matching']:.1f} % of {record['val_gallery']} validation clips"
+    )
 
-    with utils.replacing(folder / utils.HISTORY) as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
-    plots.draw_curves(folder / "curves.png", history)
-    last = history[-1]
-    scalars = {name: value for name, value in last.items() if isinstance(value, float)}
-    scalars |= {f"val_recall_at_{k}": recall for k, recall in last["val_recall"].items()}
-    for name, value in scalars.items():
-        tf.summary.scalar(name, value, last["step"])
+
+def line_of_best(progress: Progress, weights: Path) -> str:
+    """Format the result of a training: the best epoch and its weights."""
+    last = progress.history[-1]["epoch"]
+    if last == 0:
+        return f"train: {weights}"
+    best = next(record for record in progress.history if record["epoch"] == progress.best_epoch)
+    which = f"epoch {progress.best_epoch} of {last}" if progress.best_epoch else "the closed form, before all epochs,"
+    return (
+        f"train: {which} is the best, 1:2 {100 * best['val_matching']:.1f} %, median rank {best['val_median_rank']:g} "
+        f"of {best['val_gallery']}: {weights}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Format a time with one unit: 45 s, 12 min, 6 h, 3 days."""
+    for unit, size, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
+        if seconds < size * most:
+            return f"{max(1, round(seconds / size))} {unit}"
+    return f"{seconds / 86_400:.0f} days"
+
+
+def line_of_time(seconds_a_step: float, n_steps: int, n_epochs: int) -> str:
+    """Format how long an epoch of `n_steps` and all `n_epochs` will take."""
+    epoch = seconds_a_step * n_steps
+    several = f", {duration(n_epochs * epoch)} for {n_epochs} epochs" if n_epochs > 1 else ""
+    return f"train: about {duration(epoch)} an epoch{several}"

@@ -1,18 +1,22 @@
-"""The losses of the voice encoder."""
+"""The losses of the voice encoder.
+
+Each loss takes the true and the predicted face features, float32 (B, D), and returns one number a clip, float32 (B,); training
+takes the mean over the batch, over all replicas.
+
+Source: slides, "Loss calculations".
+"""
 
 import numpy as np
 
 from utils import FEATURE_SIZE, InputError
 from voices.backend import tf
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Losses. Each takes the true and the predicted face features, float32 (B, D), and returns one loss per clip, float32 (B,);
-# training takes the mean over the batch, over all replicas. Source: slides, "Loss calculations".
-
+LOSSES = "l1", "l2", "total", "contrastive"  # the choices of train.py's --loss
 LAMBDA_1, LAMBDA_2 = 0.025, 200.0  # weights of l2 and distillation. Source: Oh et al., CVPR 2019, implementation details
 DISTILLATION_TEMPERATURE = 2.0  # same source
-# Of the third term. Differs from the paper, whose decoder has a scale of its own: here two people differ by 1 in the first
-# layer, and by 2 in l2, when their directions from the centre are independent; so the two terms are of the same size.
+# Weight of the third term. Differs from the paper, whose decoder has another scale: here two people differ by 1 in the
+# decoder's first layer, and by 2 in l2 when their directions from the centre are independent. The weight makes the two terms
+# about equal.
 DECODING_WEIGHT = 2 * LAMBDA_1
 CONTRASTIVE_TEMPERATURE = 0.1
 
@@ -45,7 +49,7 @@ def distillation_loss(face, voice, fc8):
 def contrastive_loss(face, voice):
     """Return the mean of -log p(true face | voice) and -log p(true voice | face), among all clips of the step.
 
-    p is the softmax of the cosine similarities over CONTRASTIVE_TEMPERATURE; the step's clips are those of all replicas.
+    p is the softmax of the cosine similarities divided by CONTRASTIVE_TEMPERATURE, over the clips of all replicas.
     Source: van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018 (InfoNCE).
     """
     face, voice = tf.math.l2_normalize(face, axis=-1), tf.math.l2_normalize(voice, axis=-1)
@@ -56,11 +60,11 @@ def contrastive_loss(face, voice):
         first = context.replica_id_in_sync_group * tf.shape(face)[0]
     true = first + tf.range(tf.shape(face)[0])
 
-    def surprise(queries, answers):
+    def cross_entropy(queries, answers):
         logits = tf.matmul(queries, answers, transpose_b=True) / CONTRASTIVE_TEMPERATURE  # (B, B of all replicas)
         return tf.nn.sparse_softmax_cross_entropy_with_logits(true, logits)
 
-    return (surprise(voice, all_faces) + surprise(face, all_voices)) / 2
+    return (cross_entropy(voice, all_faces) + cross_entropy(face, all_voices)) / 2
 
 
 def decoding_loss(face, voice, first_layer):
@@ -68,7 +72,7 @@ def decoding_loss(face, voice, first_layer):
 
     Args:
         face, voice: float32 (B, D).
-        first_layer: `decoder.first_layer`: function from float32 (B, D) to (B, anything).
+        first_layer: `decoder.first_layer`, a function from float32 (B, D) to float32 (B, R).
     """
     return tf.reduce_sum(tf.abs(first_layer(face) - first_layer(voice)), axis=-1)
 
@@ -78,13 +82,13 @@ def loss_function(name: str, centre: np.ndarray, load_fc8=None, first_layer=None
 
     Args:
         name: l1, l2, total or contrastive.
-        centre: float32 (D,); l2 and contrastive compare directions as seen from it: most of a face feature's length is the
-            mean face, the same for everybody, and hides what tells people apart.
+        centre: float32 (D,), the origin from which l2 and contrastive compare directions. Most of a face feature is the mean
+            face, which all people share and which hides the differences between them.
         load_fc8: `vggface.fc8`, which is called for total.
-        first_layer: total's third term is through it, see `decoding_loss`; without it there is none.
+        first_layer: first layer of the face decoder, for total's third term, see `decoding_loss`; None leaves the term out.
 
     Raises:
-        InputError: if VGG-Face's weights are needed and cannot be had, or the features are not VGG-Face's.
+        InputError: if VGG-Face's weights are needed and missing, or the features are not VGG-Face's.
     """
     centre = tf.constant(centre)
 
@@ -109,6 +113,3 @@ def loss_function(name: str, centre: np.ndarray, load_fc8=None, first_layer=None
         "l2": l2,
         "contrastive": lambda face, voice: contrastive_loss(face - centre, voice - centre),
     }[name]
-
-
-LOSSES = ("l1", "l2", "total", "contrastive")

@@ -1,6 +1,4 @@
-"""A run's folder, checkpoints/<run>/: what train.py writes there of a voice encoder or a face decoder, and what evaluate.py
-reads.
-"""
+"""The folder of a run, checkpoints/<run>/: written by train.py, for a voice encoder or a face decoder, read by all scripts."""
 
 import dataclasses
 import json
@@ -24,26 +22,25 @@ from utils import InputError
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run stands between two steps.
+    """The state of a run between two steps.
 
-    With the weights and the optimizer's state it is all that it takes to go on: every random draw is a function of seed,
-    epoch and clip.
+    Weights, optimizer state and progress suffice to resume a run: every random number is a function of seed, epoch and clip.
     """
 
     step: int = 0  # steps done, over all epochs
-    loss_sum: float = 0.0  # of the present epoch's steps, and so are the next two
-    seconds: float = 0.0
-    waiting_seconds: float = 0.0  # of them, for clips
+    loss_sum: float = 0.0  # over the steps of the current epoch
+    seconds: float = 0.0  # in the current epoch
+    waiting_seconds: float = 0.0  # share of `seconds` spent waiting for clips
     best_epoch: int = 0
-    best_loss: float = math.inf  # on validation people
+    best_loss: float = math.inf  # on the validation set
     history: list[dict] = dataclasses.field(default_factory=list)
 
 
 def set_aside(folder: Path) -> None:
-    """Move a folder that holds the weights of an earlier run to <folder>-1, or the next free number."""
+    """Rename the folder of an earlier run with weights to <folder>-1, or the next free number."""
     if not any((folder / name).exists() for name in (utils.LAST_WEIGHTS, utils.BEST_WEIGHTS)):
         return
-    hint = "; --resume would go on with it" if (folder / utils.LAST_WEIGHTS).exists() else ""  # not with a decoder
+    hint = "; --resume would continue it" if (folder / utils.LAST_WEIGHTS).exists() else ""  # a decoder has none
     number = 1
     while (kept := folder.with_name(f"{folder.name}-{number}")).exists():
         number += 1
@@ -51,23 +48,49 @@ def set_aside(folder: Path) -> None:
     print(f"train: {folder} holds an earlier run, now kept as {kept}{hint}", file=sys.stderr)
 
 
+def weights_bytes(network, state=()) -> int:
+    """Return the size of a file of weights, or of a checkpoint with the training's state, in bytes; a little is added."""
+    variables = [*network.weights, *state]
+    return sum(4 * math.prod(variable.shape) for variable in variables) + 4096 * len(variables)
+
+
+def write_options(folder: Path, model: str, options, **sizes: int) -> None:
+    """Write the options of a run, with the model that it trains, "voice" or "decoder", and the sizes of that model.
+
+    The data folder becomes an absolute path, which is valid wherever the next script is started.
+    """
+    values = {**dataclasses.asdict(options), "data": options.data.absolute()}
+    utils.write_json(folder / utils.OPTIONS, {"model": model, **values, **sizes})
+
+
+def start(folder: Path, options, clips: dict[str, list[str]], centre: np.ndarray) -> None:
+    """Write what a voice encoder's run starts with; an earlier run in the folder is kept under another name.
+
+    A run that is resumed keeps its folder, and its options change where they may.
+    """
+    if not options.resume:
+        set_aside(folder)
+        feature_files.save_array(folder / utils.CENTRE, centre)
+        utils.write_json(folder / utils.CLIPS, clips)
+    write_options(folder, "voice", options, feature_size=len(centre))
+
+
 def save_weights(path: Path, network, state=(), progress: Progress | None = None) -> None:
-    """Write a network's weights as Keras does; for a checkpoint, with the rest of the training beside them in the same file.
+    """Write a network's weights as Keras does; for a checkpoint, with state and progress of the training in the same file.
 
     Args:
         path: the file.
         network: a Keras model.
-        state: what else there is, Keras variables.
-        progress: where the run stands.
+        state: Keras variables of optimizer and loss scale.
+        progress: the progress of the run.
 
     Raises:
-        OSError: if it cannot be written; the earlier file is still there then.
+        OSError: if the file cannot be written; an earlier file is then unchanged.
     """
-    variables = [*network.weights, *state]
-    size = sum(4 * math.prod(variable.shape) for variable in variables) + 4096 * len(variables)
+    size = weights_bytes(network, state)
     try:
         with utils.replacing(path) as temporary:
-            if hasattr(os, "posix_fallocate"):  # HDF5 may crash on a full disk; this says so before
+            if hasattr(os, "posix_fallocate"):  # HDF5 may crash on a full disk; this call raises an error before
                 with open(temporary, "wb") as file:
                     os.posix_fallocate(file.fileno(), 0, size)
             network.save_weights(temporary)
@@ -77,27 +100,29 @@ def save_weights(path: Path, network, state=(), progress: Progress | None = None
                     training["progress"] = json.dumps(dataclasses.asdict(progress))
                     for number, variable in enumerate(state):
                         training[f"state/{number:04}"] = variable.numpy()
-    except (OSError, RuntimeError) as error:  # h5py's may be either
+    except (OSError, RuntimeError) as error:  # h5py raises either
         reason = str(error).splitlines()[0]
         raise OSError(
-            f"{path}: could not be written ({reason}); what was there is unharmed; make room, then go on with --resume, or anew"
+            f"{path}: could not be written ({reason}); the earlier file is unchanged; free disk space, then --resume"
         ) from error
 
 
 def load_checkpoint(path: Path, encoder, state: list) -> Progress:
-    """Read what `save_weights` wrote as a checkpoint into the encoder and the variables of `state`.
+    """Load a checkpoint of `save_weights` into the encoder and the variables of `state`.
+
+    Returns:
+        The progress of the run.
 
     Raises:
-        InputError: if it does not fit.
+        InputError: if the checkpoint does not fit.
     """
-
     try:
         model.load_weights(encoder, path)
         with h5py.File(path) as file:
             saved = [array[...] for _, array in sorted(file["training/state"].items())]
             progress = Progress(**json.loads(file["training/progress"][()]))
         if [array.shape for array in saved] != [tuple(variable.shape) for variable in state]:
-            raise ValueError("another optimizer's state")
+            raise ValueError("state of another optimizer")
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(f"{path}: expected the checkpoint of this run, found something else ({reason})") from error
@@ -109,32 +134,31 @@ def load_checkpoint(path: Path, encoder, state: list) -> Progress:
 # ----------------------------------------------------------------------------------------------------------------------
 # Reading.
 
-
-OF_MODEL = {"voice": ("encoder", "width", "loss"), "decoder": ("rank",)}  # what options.json says of each beside the rest
+COMMANDS = {"voice": "python train.py", "decoder": "python train.py decoder"}  # "model" in options.json, and what trained it
+ENTRIES = {"voice": ("encoder", "width", "loss"), "decoder": ("rank",)}  # of options.json, beside those that both models have
 
 
 def read_run(folder: Path, model: str = "voice") -> dict:
-    """Read what a run was started with.
+    """Read the options and clips of a run.
 
     Args:
         folder: of the run.
-        model: what it is to be of, train.py's --model.
+        model: the model that the run must hold, "voice" or "decoder".
 
     Returns:
-        `data`, `seed` and others of train.py's options; `feature_size`; `clips`, the names of those that it trains on, "train",
-        and validates on, "val"; and `centre`, the mean face feature, float32 (feature_size,).
+        "data", "seed", "feature_size" and ENTRIES of options.json; "clips", the names of the clips that the run trains on,
+        "train", and validates on, "val"; and "centre", the mean face feature, float32 (feature_size,). The folder "data" may
+        no longer exist.
 
     Raises:
-        InputError: if there is no run, it is of another model, or one of its files is broken.
+        InputError: if there is no run, the run holds the other model, or one of its files is broken.
     """
-    path = folder / utils.OPTIONS
-    if not path.exists():
-        raise InputError(f"{path}: expected the options of a run, found no such file; run train.py, or name another run")
+    path = utils.existing_run(os.path.join(".", folder)) / utils.OPTIONS  # ".": a path, not the name of a run
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         if (found := run.get("model", "voice")) != model:
-            raise InputError(f"{folder}: expected a run of train.py --model {model}, found one of --model {found}")
-        run = {name: run[name] for name in ("data", "seed", "feature_size", *OF_MODEL[model])}
+            raise InputError(f"{folder}: expected a run of {COMMANDS[model]}, found a run of {COMMANDS[found]}")
+        run = {name: run[name] for name in ("data", "seed", "feature_size", *ENTRIES[model])}
         path = folder / utils.CLIPS
         clips = json.loads(path.read_text(encoding="utf-8"))
         run["clips"] = {part: list(clips[part]) for part in ("train", "val")}
@@ -143,44 +167,55 @@ def read_run(folder: Path, model: str = "voice") -> dict:
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: expected what a run was started with, found {error!r}; run train.py again") from error
+        raise InputError(f"{path}: expected a file of a run, found {error!r}; run train.py again") from error
 
 
 def load_encoder(folder: Path, run: dict):
-    """Build the voice encoder with the best weights of a run.
+    """Build the voice encoder of a run with its best weights.
 
     Args:
         folder: of the run.
         run: of `read_run`.
 
     Raises:
-        InputError: if they are missing or do not fit.
+        InputError: if the weights are missing or do not fit.
     """
-
     encoder = model.build_encoder(run["encoder"], run["feature_size"], run["width"])
-    return _with_best_weights(
-        encoder, folder, f"--encoder {run['encoder']}, width {run['width']}, {run['feature_size']} outputs"
-    )
+    description = f"--encoder {run['encoder']}, width {run['width']}, {run['feature_size']} outputs"
+    return _with_best_weights(encoder, folder, description)
 
 
 def load_decoder(folder: Path, run: dict):
-    """Build the face decoder with the best weights of a run, as `load_encoder` does the encoder."""
-
+    """Build the face decoder of a run with its best weights. Args and Raises as `load_encoder`."""
     network = decoder.face_decoder(run["feature_size"], run["rank"])
-    return _with_best_weights(network, folder, f"--model decoder, {run['feature_size']} inputs, {run['rank']} components")
+    description = f"a face decoder, {run['feature_size']} inputs, {run['rank']} components"
+    return _with_best_weights(network, folder, description)
 
 
 def load_correction(folder: Path, run: dict) -> np.ndarray:
-    """Read a decoder's `refinement.correction`, float32 (2, REFINEMENT_AXES, D). Raises InputError."""
-
+    """Read the `refinement.fit_correction` of a decoder's run, float32 (2, REFINEMENT_AXES, D). Raises InputError."""
     path = folder / utils.CORRECTION
     if not path.exists():
-        raise InputError(f"{path}: expected what train.py --model decoder wrote, found no such file; train anew")
+        raise InputError(f"{path}: expected a file of {COMMANDS['decoder']}, found none; train the decoder again")
     return feature_files.load_array(path, np.float32, (2, refinement.REFINEMENT_AXES, run["feature_size"]))
 
 
+def face_model_of(feature_size: int) -> str:
+    """Return the --face-model of preprocess.py whose features have this size."""
+    return next((name for name, size in utils.FEATURE_SIZE.items() if size == feature_size), "of the run")
+
+
+def check_feature_size(folder: Path, run: dict, feature_size: int) -> None:
+    """Raise InputError unless a decoder's run was trained on face features of this size."""
+    if run["feature_size"] != feature_size:
+        raise InputError(
+            f"{folder}: expected a decoder for face features of {feature_size} numbers, found one for {run['feature_size']}; "
+            f"train one on data of preprocess.py --face-model {face_model_of(feature_size)}"
+        )
+
+
 def load_face_decoder(name: str | None, feature_size: int, exaggerate: float, refinements: int):
-    """Load the face decoder that decodes for a voice encoder.
+    """Load the face decoder that turns predictions of a voice encoder into pictures.
 
     Args:
         name: of the decoder's run; None for DECODER_RUN, if there is such a run.
@@ -188,18 +223,17 @@ def load_face_decoder(name: str | None, feature_size: int, exaggerate: float, re
         exaggerate, refinements: of `refinement.FaceDecoder`.
 
     Returns:
-        refinement.FaceDecoder; None if no run was named and there is none for features of this size.
+        refinement.FaceDecoder; None if no run was named and DECODER_RUN is missing or does not fit.
 
     Raises:
-        InputError: if the run that was named is none, is of other features, or is broken.
+        InputError: if the named run is missing, does not fit or is broken.
     """
     folder = utils.run_folder(name or utils.DECODER_RUN)
     if name is None and not (folder / utils.BEST_WEIGHTS).exists():
         return None
     try:
         run = read_run(folder, "decoder")
-        if run["feature_size"] != feature_size:
-            raise InputError(f"{folder}: expected a run on {feature_size} numbers a face, found {run['feature_size']}")
+        check_feature_size(folder, run, feature_size)
         network, correction = load_decoder(folder, run), load_correction(folder, run)
         training_faces = run["clips"]["train"]
         return refinement.FaceDecoder(network, run["centre"], correction, training_faces, exaggerate, refinements)
@@ -211,13 +245,13 @@ def load_face_decoder(name: str | None, feature_size: int, exaggerate: float, re
 
 
 def _with_best_weights(network, folder: Path, description: str):
-
+    """Load the best weights of a run into a network, and return it. Raises InputError."""
     path = folder / utils.BEST_WEIGHTS
     if not path.exists():
-        raise InputError(f"{path}: expected the weights of a run, found no such file; let train.py end its first epoch")
+        raise InputError(f"{path}: expected the weights of a run, found no such file; let train.py finish its first epoch")
     try:
         model.load_weights(network, path)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise InputError(f"{path}: expected weights of {description}, as options.json beside it says; {reason}") from error
+        raise InputError(f"{path}: expected weights of {description}, as options.json says; {reason}") from error
     return network

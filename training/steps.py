@@ -1,24 +1,21 @@
-"""Hardware, optimizer and training step."""
+"""The devices that training runs on, the optimizer, and one training step."""
 
 import os
 
 from model import cpu_flags
 from voices.backend import keras, tf
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Training: hardware, optimizer, step.
-
 # Source: Oh et al., "Speech2Face", CVPR 2019, implementation details.
 BETA_1 = 0.5
 EPSILON = 1e-4
 DECAY_RATE, DECAY_STEPS = 0.95, 10_000  # the paper's learning rate: times 0.95 every 10,000 steps
 
-WARM_UP = 0.05  # of all steps, while the cosine schedule rises
-FIRST_LOSS_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000  # of mixed_float16, as Keras has them
+WARM_UP = 0.05  # share of all steps in which the cosine schedule rises
+FIRST_LOSS_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000  # of mixed_float16, Keras's values
 
 
 def best_precision() -> str:
-    """Return the Keras policy that is fastest on this machine: mixed only where the hardware computes with 16 bits."""
+    """Return the fastest Keras policy on this machine: a mixed one only where the hardware computes with 16 bits."""
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         capability = min(tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus)
@@ -27,11 +24,10 @@ def best_precision() -> str:
 
 
 def strategy():
-    """Return how to spread the work: over the machines that TF_CONFIG names; over all GPUs; or, where there is no GPU, over all
-    CPU devices. To be called before anything is computed.
+    """Return the TensorFlow strategy: all machines that TF_CONFIG names, all GPUs, or, without a GPU, all CPU devices.
 
-    One device alone takes TensorFlow's default strategy: the same computation, without the hand-over of batches between
-    devices.
+    Call this function before anything is computed. A single device gets TensorFlow's default strategy: the same computation,
+    without handing batches over between devices.
     """
     if os.environ.get("TF_CONFIG"):
         return tf.distribute.MultiWorkerMirroredStrategy()
@@ -42,7 +38,7 @@ def strategy():
 
 
 def is_chief() -> bool:
-    """Return whether this machine, of those that train together, is the one that validates and writes."""
+    """Return whether this machine validates and writes; one of the machines that train together does."""
     cluster = tf.distribute.get_strategy().cluster_resolver
     return (
         cluster is None
@@ -52,14 +48,14 @@ def is_chief() -> bool:
 
 
 def adam(encoder, schedule: str, learning_rate: float, n_steps: int, weight_decay: float):
-    """Return Adam with the paper's constants, ready for the encoder's weights.
+    """Return Adam with the paper's constants, built for the encoder's weights.
 
     Args:
         encoder: the model to be trained.
-        schedule: "paper", steps down by DECAY_RATE; or "cosine", up over the first WARM_UP of n_steps, then down to 0.
-        learning_rate: the highest, at the start or after the warm-up.
-        n_steps: of the whole training.
-        weight_decay: share of the kernels that a step takes away, times the learning rate (AdamW).
+        schedule: "paper" falls in steps, by DECAY_RATE; "cosine" rises over the first WARM_UP of n_steps, then falls to 0.
+        learning_rate: the highest rate, at the start or after the warm-up.
+        n_steps: steps of the whole training.
+        weight_decay: times the learning rate, the share that each step takes from the kernels (AdamW).
     """
     if schedule == "paper":
         rate = keras.optimizers.schedules.ExponentialDecay(learning_rate, DECAY_STEPS, DECAY_RATE, staircase=True)
@@ -75,8 +71,10 @@ def adam(encoder, schedule: str, learning_rate: float, n_steps: int, weight_deca
 
 
 class LossScale(keras.layers.Layer):
-    """The factor that keeps mixed_float16's gradients above its smallest number: halved when they overflow, doubled after
-    STEPS_TO_DOUBLE steps in which they did not. Keras's own does not work over several GPUs.
+    """The factor that keeps the gradients of mixed_float16 above its smallest number.
+
+    The factor is halved when gradients overflow, and doubled after STEPS_TO_DOUBLE steps without overflow. Keras's own
+    implementation does not work over several GPUs.
     """
 
     def __init__(self):
@@ -85,7 +83,7 @@ class LossScale(keras.layers.Layer):
         self.steps = self.add_weight(name="steps", initializer="zeros")
 
     def update(self, finite):
-        """Take note of a step. Returns nothing."""
+        """Count a step whose gradients were finite, bool (), or halve the factor."""
         steps = tf.where(finite, self.steps + 1, 0.0)
         double = steps >= STEPS_TO_DOUBLE
         self.factor.assign(tf.where(finite, tf.where(double, 2.0, 1.0), 0.5) * self.factor)
@@ -108,7 +106,7 @@ def training_step(encoder, optimizer, loss, batch_size: int, loss_scale: LossSca
             if strategy.num_replicas_in_sync > 1:
                 failures = tf.distribute.get_replica_context().all_reduce("SUM", tf.cast(~finite, tf.float32))
                 finite = failures == 0
-            gradients = [tf.where(finite, gradient / loss_scale.factor, 0.0) for gradient in gradients]  # 0: a step left out
+            gradients = [tf.where(finite, gradient / loss_scale.factor, 0.0) for gradient in gradients]  # 0: no step
             loss_scale.update(finite)
         optimizer.apply(gradients, variables)
         return mean

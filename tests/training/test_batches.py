@@ -12,7 +12,7 @@ def ten_clips(tmp_path, rng):
     clips = [f"v{i}_0-6" for i in range(10)]
     for i, clip in enumerate(clips):
         spectrogram = np.full((N_FRAMES, N_BINS, 2), i, np.float16)
-        spectrogram[:, 0, 0] = np.arange(N_FRAMES)  # says which frame it is
+        spectrogram[:, 0, 0] = np.arange(N_FRAMES)  # the number of the frame
         feature_files.save_array(feature_files.spectrogram_path(tmp_path, clip), spectrogram)
         feature_files.save_array(feature_files.embedding_path(tmp_path, clip), np.full(128, i, np.float32))
     return tmp_path, clips
@@ -39,14 +39,14 @@ def steps(data, clips, first, last, **changes):
     return parts
 
 
-def test_training_hears_each_clip_once_an_epoch(ten_clips):
+def test_training_takes_each_clip_once_an_epoch(ten_clips):
     orders, starts = [], []
     for epoch in range(3):
         parts = steps(*ten_clips, 2 * epoch, 2 * epoch + 2)
         assert [x.shape for x, _ in parts] == [(4, 300, N_BINS, 2)] * 2
         spectrograms, features = (np.concatenate(part) for part in zip(*parts))
         assert features[:, 0].tolist() == spectrograms[:, 5, 1, 0].tolist()  # a clip keeps its feature
-        assert (np.diff(spectrograms[:, :, 0, 0].astype(float), axis=1) == 1).all()  # a crop in one part
+        assert (np.diff(spectrograms[:, :, 0, 0].astype(float), axis=1) == 1).all()  # the frames of a crop are consecutive
         orders.append(tuple(features[:, 0]))
         starts.append(tuple(spectrograms[:, 0, 0, 0]))
         assert len(set(orders[-1])) == 8 and len(set(starts[-1])) > 4 and min(starts[-1]) >= 0 and max(starts[-1]) <= 298
@@ -56,7 +56,7 @@ def test_training_hears_each_clip_once_an_epoch(ten_clips):
 def test_steps_are_a_function_of_seed_and_number(ten_clips):
     changes = {"mask_bins": 30, "mask_frames": 30}
     all_steps = steps(*ten_clips, 0, 6, **changes)
-    for (a, b), (c, d) in zip(steps(*ten_clips, 3, 5, **changes), all_steps[3:5]):  # as --resume would
+    for (a, b), (c, d) in zip(steps(*ten_clips, 3, 5, **changes), all_steps[3:5]):  # as after --resume
         np.testing.assert_array_equal(a, c)
         np.testing.assert_array_equal(b, d)
     assert any((a != c).any() for (a, _), (c, _) in zip(steps(*ten_clips, 0, 6, seed=1, **changes), all_steps))
@@ -65,20 +65,20 @@ def test_steps_are_a_function_of_seed_and_number(ten_clips):
 def test_masks_silence_two_bands_and_two_spans(rng):
     ones = np.ones((N_FRAMES, N_BINS, 2), np.float16)
     for epoch in range(30):
-        masked = crops(n_frames=500, mask_bins=40, mask_frames=20).of(ones, epoch, 0)[..., 0] == 0
+        masked = crops(n_frames=500, mask_bins=40, mask_frames=20).crop(ones, epoch, 0)[..., 0] == 0
         assert masked.shape == (500, N_BINS)
         frames, bins = masked.all(axis=1), masked.all(axis=0)
         np.testing.assert_array_equal(masked, frames[:, None] | bins[None])
         for silent, most in ((frames, 20), (bins, 40)):
             assert np.count_nonzero(np.diff(np.pad(silent, 1).astype(int)) == 1) <= 2
             assert silent.sum() <= 2 * most
-    assert crops(mask_bins=0).of(ones, 0, 0).all() and not crops(mask_bins=10**6).of(ones, 3, 0).all()
-    assert ones.all()  # the clip itself is as it was
+    assert crops(mask_bins=0).crop(ones, 0, 0).all() and not crops(mask_bins=10**6).crop(ones, 3, 0).all()
+    assert ones.all()  # the clip itself is unchanged
 
 
 @pytest.mark.parametrize("first", [0, 3])
 def test_several_machines_share_each_batch(ten_clips, first, monkeypatch):
-    """What two machines read, each its half, is what one reads."""
+    """Two machines read one half each of the batches of one machine."""
     whole = steps(*ten_clips, first, 5)
     halves = []
     for machine in range(2):

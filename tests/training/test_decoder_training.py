@@ -18,11 +18,11 @@ DECODER_FILES = {utils.BEST_WEIGHTS, utils.CENTRE, utils.CLIPS, utils.OPTIONS, u
 
 
 def train_decoder(data, run, *more):
-    return train.main([*map(str, ["--model", "decoder", "--data", data, "--run", run, "--seed", SEED, *more])])
+    return train.main([*map(str, ["decoder", "--data", data, "--run", run, "--seed", SEED, *more])])
 
 
 def faces_of(data, names, reference):
-    """Features, half textures, shapes and covariates, made here and one after another."""
+    """Return features, half textures, shapes and covariates, computed one after another."""
     made = [textures.texture_of_file(name, data, reference) for name in names]
     features = np.stack([feature_files.load_embedding(data, name, 128) for name in names])
     return features, *(np.stack(of) for of in zip(*made))
@@ -30,7 +30,7 @@ def faces_of(data, names, reference):
 
 @pytest.fixture(scope="module")
 def fitted(decoder_run, demo_data):
-    """What `decoder_statistics.fit` finds for the run's training faces, and its validation faces, as of `faces_of`."""
+    """Return the statistics of the run's training faces, and its validation faces as `faces_of` returns them."""
     clips = json.loads((decoder_run / "clips.json").read_text())
     landmarks = np.stack([feature_files.load_landmarks(demo_data, name) for name in clips["train"]])
     reference = textures.reference_shape(landmarks)
@@ -50,12 +50,12 @@ def test_a_decoders_run_leaves_options_history_weights_and_a_picture(decoder_run
     np.testing.assert_allclose(centre, np.mean(faces, axis=0), atol=1e-6)
     assert runs.read_run(decoder_run, "decoder")["rank"] == 21
     picture = cv2.imread(str(decoder_run / "decoded.png"))
-    assert picture.shape[1] == pytest.approx(120 * (2 + 0.25 + 0.2), abs=2)  # two faces beside each other
-    assert picture.shape[0] == pytest.approx(120 * (5 * 1.32 + 0.75), abs=2)  # five people
+    assert picture.shape[1] == pytest.approx(200 * (2 + 0.25 + 0.2), abs=2)  # two faces beside each other
+    assert 200 * 5 * 1.32 < picture.shape[0] < 200 * (5 * 1.32 + 1)  # five people below a title
 
 
 def test_a_decoders_weights_are_what_the_statistics_say(decoder_run, fitted):
-    """But for rounding: textures and landmarks that they give of people it has not seen, and the reference shape."""
+    """Up to rounding: textures and landmarks predicted for validation faces, and the reference shape."""
     statistics, (features, *_) = fitted
     found = decoder_weights(decoder_run)
     np.testing.assert_allclose(found["warp"][0], statistics.reference, atol=1e-4)
@@ -72,7 +72,7 @@ def test_a_decoders_weights_are_what_the_statistics_say(decoder_run, fitted):
 
 
 def test_a_decoders_scores_are_those_of_its_weights(decoder_run, fitted):
-    """Beside those of the mean face, which all people share."""
+    """And so are the scores of the mean face."""
     statistics, (features, *of_photos) = fitted
     (record,) = history(decoder_run)
     assert (record["epoch"], record["val_faces"]) == (0, 5) and len(features) == 5
@@ -90,7 +90,7 @@ def test_a_decoders_scores_are_those_of_its_weights(decoder_run, fitted):
 
 
 def test_a_decoder_tells_people_apart(decoder_run, fitted, demo_data):
-    """A face decoded from a feature is more like its own photo than like those of the other validation people, mostly."""
+    """Most faces decoded from a feature are more similar to their own photo than to those of other people."""
     _, (features, halves, *_) = fitted
     (few, few_bias), (basis, bias) = (decoder_weights(decoder_run)[f"texture_{name}"] for name in ("coefficients", "basis"))
     decoded = (features @ few + few_bias) @ basis + bias
@@ -112,8 +112,8 @@ def test_the_same_faces_give_the_same_decoder_and_an_earlier_run_is_kept(decoder
     assert history(run)[0]["val_loss"] == pytest.approx(history(decoder_run)[0]["val_loss"], rel=1e-4)
 
 
-def test_a_decoder_goes_on_by_gradients(decoder_run, demo_data, tmp_path, capsys):
-    """Of the closed form and the epoch the weights are kept whose loss on validation people is less."""
+def test_training_by_gradients_follows_the_decoders_closed_form(decoder_run, demo_data, tmp_path, capsys):
+    """Of the closed form and the epoch, the weights with the smaller validation loss are kept."""
     run = tmp_path / "run"
     assert train_decoder(demo_data, run, "--epochs", 1, "--learning-rate", 1e-4, "--batch-size", 5) == 0
     closed, trained = history(run)
@@ -125,8 +125,11 @@ def test_a_decoder_goes_on_by_gradients(decoder_run, demo_data, tmp_path, capsys
     better = trained["val_loss"] < closed["val_loss"]
     assert changed == {"texture_coefficients": better, "texture_basis": better, "landmark_slopes": better, "warp": False}
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("epoch 0/1  val loss of landmark ")
-    assert lines[1].startswith("epoch 1/1  val loss of landmark ") and lines[-1] == f"train: {run / utils.BEST_WEIGHTS}"
+    landmark, texture = (closed[f"val_{name}_loss"] for name in ("landmark", "texture"))
+    said = f"fitted in {closed['seconds']:.1f} s, losses on 5 validation faces: landmark {landmark:.2f} (mean face "
+    assert lines[0].startswith(said) and f"  texture {texture:.2f} (mean face " in lines[0]
+    assert lines[1].startswith(f"epoch 1/1 in {trained['seconds']:.1f} s, losses on 5 validation faces: landmark ")
+    assert lines[-1] == f"train: {run / utils.BEST_WEIGHTS}"
 
 
 def test_a_decoders_scores_do_not_depend_on_the_batches(decoder_run, demo_data, tmp_path):
@@ -134,12 +137,12 @@ def test_a_decoders_scores_do_not_depend_on_the_batches(decoder_run, demo_data, 
     assert history(tmp_path / "run")[0]["val_loss"] == pytest.approx(history(decoder_run)[0]["val_loss"], rel=1e-3)
 
 
-def test_a_batch_of_more_faces_than_there_are_is_told(demo_data, tmp_path, capsys):
+def test_a_batch_larger_than_the_training_set_is_reported(demo_data, tmp_path, capsys):
     assert train_decoder(demo_data, tmp_path / "run", "--epochs", 1, "--batch-size", 40) == 1
-    assert "--batch-size: expected at most the 22 faces, found 40" in error_of(capsys)
+    assert "--batch-size: expected at most 22, the training faces, found 40" in error_of(capsys)
 
 
-def test_fewer_faces_to_learn_from_and_too_few(demo_data, decoder_run, tmp_path, capsys):
+def test_fewer_training_faces_and_too_few(demo_data, own_data, decoder_run, tmp_path, capsys):
     run = tmp_path / "run"
     assert train_decoder(demo_data, run, "--clips", 20) == 0
     clips, everything = (json.loads((folder / "clips.json").read_text()) for folder in (run, decoder_run))
@@ -147,44 +150,54 @@ def test_fewer_faces_to_learn_from_and_too_few(demo_data, decoder_run, tmp_path,
     capsys.readouterr()
     before = (run / utils.BEST_WEIGHTS).read_bytes()
     assert train_decoder(demo_data, run, "--clips", 19) == 1
-    said = "expected faces of at least 20 people to learn from and of two to validate on, found 19 and 5; make more ready with"
-    assert said in error_of(capsys)
+    said = "expected faces of at least 20 people to train on and of two to validate on, found 19 and 5; "
+    assert error_of(capsys).endswith(said + "raise --clips")
     assert (run / utils.BEST_WEIGHTS).read_bytes() == before
+    for name in everything["train"][:3]:
+        feature_files.portrait_path(own_data, name).unlink()
+    assert train_decoder(own_data, run) == 1
+    assert error_of(capsys).endswith(said + "make more ready with preprocess.py, --csv or --faces")
 
 
-def test_the_decoders_own_defaults():
-    options = train.Options(model="decoder")
+def test_the_decoder_has_options_of_its_own():
+    options = train.DecoderOptions()
     assert (options.run, options.epochs, options.learning_rate) == ("decoder", 0, 1e-5)
-    assert (train.Options().run, train.Options().epochs) == ("base", 30)
+    assert train.Options().run == "base"
+    with pytest.raises(ValueError, match="--epochs: expected at least 0, found -1"):
+        train.DecoderOptions(epochs=-1)
 
 
 @pytest.mark.parametrize(
-    "option, name",
+    "option",
     [
-        (["--resume"], "--resume"),
-        (["--encoder", "speaker"], "--encoder"),
-        (["--loss", "total"], "--loss"),
-        (["--decoder", "other"], "--decoder"),
-        (["--centre", "zero"], "--centre"),
-        (["--width", "0.5"], "--width"),
-        (["--whitening", "0"], "--whitening"),
-        (["--seconds", "3"], "--seconds"),
-        (["--mask-bins", "9"], "--mask-bins"),
-        (["--mask-frames", "9"], "--mask-frames"),
-        (["--precision", "float32"], "--precision"),
-        (["--save-minutes", "1"], "--save-minutes"),
+        ["--resume"],
+        ["--encoder", "speaker"],
+        ["--loss", "total"],
+        ["--decoder", "other"],
+        ["--centre", "zero"],
+        ["--width", "0.5"],
+        ["--whitening", "0"],
+        ["--seconds", "3"],
+        ["--mask-bins", "9"],
+        ["--mask-frames", "9"],
+        ["--precision", "float32"],
+        ["--save-minutes", "1"],
     ],
     ids=str,
 )
-def test_options_that_the_decoder_lacks_are_refused(option, name, capsys):
+def test_options_of_the_encoder_are_refused(option, capsys):
     with pytest.raises(SystemExit) as ended:
-        train.main(["--model", "decoder", *option])
+        train.main(["decoder", *option])
     assert ended.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith(f"{name}: expected --model voice with it, found --model decoder")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: unrecognized arguments: {' '.join(option)}; ") and "decoder --help" in error
 
 
 def test_no_faces(tmp_path, capsys):
     assert train_decoder(tmp_path / "none", tmp_path / "run") == 1
+    assert "expected a folder that preprocess.py wrote, found none; run preprocess.py" in error_of(capsys)
+    (tmp_path / "empty").mkdir()
+    assert train_decoder(tmp_path / "empty", tmp_path / "run") == 1
     assert "expected faces with portraits and landmarks, found none; run preprocess.py" in error_of(capsys)
     assert not (tmp_path / "run").exists()
 

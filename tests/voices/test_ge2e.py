@@ -1,6 +1,8 @@
 import collections
+import os
 import pickle
 import struct
+from pathlib import Path
 
 import librosa
 import numpy as np
@@ -10,16 +12,16 @@ from conftest import ROOT
 import model
 import utils
 from clips import media
-from training import closed_form
 from utils import InputError
 from voices import ge2e
 from voices.backend import tf
 
-REAL = ROOT.parent / "shared" / "real" / "clips"
+PAGE_CLIPS = Path(os.environ.get("PAGE_CLIPS", ROOT / "data" / "page" / "clips"))  # of data/get_page_clips.py
 
 
 @pytest.fixture(scope="module")
-def ear():
+def layer():
+    """The pretrained speaker network."""
     layer = ge2e.SpeakerEmbedding()
     layer(np.zeros((1, 300, utils.N_BINS, 2), np.float32))
     layer.load_pretrained()
@@ -32,12 +34,12 @@ def weights():
 
 
 def spectrograms(waveforms):
-    """As preprocess.py writes them."""
+    """Return spectrograms as preprocess.py stores them."""
     return model.spectrogram(np.stack(waveforms)).numpy().astype(np.float16)
 
 
 def spoken(hertz):
-    """Six seconds of vowels and a pause, float32 (96 000,), at a pitch of so many Hz."""
+    """Return 6 s of vowels and a pause at this pitch, float32 (96 000,)."""
     t = np.arange(96_000) / 16_000
     phase = 2 * np.pi * np.cumsum(hertz * (1 + 0.06 * np.sin(2 * np.pi * 0.9 * t))) / 16_000
     first, second = 550 + 200 * np.sin(2 * np.pi * 1.1 * t), 1500 + 500 * np.sin(2 * np.pi * 0.8 * t + 1)  # Hz, formants
@@ -51,7 +53,7 @@ def spoken(hertz):
 
 
 def by_hand(mels, weights):
-    """The network in numpy, step by step: float (n, T, 40) -> (n, 256), of length 1."""
+    """Compute the network in numpy, step by step: float (n, T, 40) -> (n, 256), of length 1."""
 
     def sigmoid(z):
         return (1 + np.tanh(z / 2)) / 2
@@ -91,7 +93,7 @@ class _Harm:
 
 
 def torch_file(objects, names=(), storages=b""):
-    """As an old torch.save writes it, but for its own classes."""
+    """Return a file like those of an old torch.save, without classes of PyTorch."""
     return b"".join(pickle.dumps(part, 2) for part in (1, 1001, {}, objects, list(names))) + storages
 
 
@@ -105,7 +107,7 @@ def torch_file(objects, names=(), storages=b""):
         torch_file({"other": 1}),
     ],
 )
-def test_another_file_is_refused_and_runs_nothing(content, tmp_path, capsys):
+def test_another_file_is_refused_without_running_code(content, tmp_path, capsys):
     path = tmp_path / "pretrained.pt"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"pretrained.pt: expected the weights of resemblyzer 0.1.4, found something else"):
@@ -113,7 +115,7 @@ def test_another_file_is_refused_and_runs_nothing(content, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_cut_file_is_refused_wherever_it_is_cut(tmp_path):
+def test_a_truncated_file_is_refused(tmp_path):
     content = ge2e.weights_path().read_bytes()
     for size in (10, 1000, 6000, 8000, len(content) // 2, len(content) - 1):
         path = tmp_path / "pretrained.pt"
@@ -122,7 +124,7 @@ def test_a_cut_file_is_refused_wherever_it_is_cut(tmp_path):
             ge2e.stored_weights(path)
 
 
-def test_without_the_package_a_line_says_how_to_get_it(monkeypatch):
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"found none; pip install --no-deps resemblyzer"):
         ge2e.weights_path()
@@ -131,33 +133,33 @@ def test_without_the_package_a_line_says_how_to_get_it(monkeypatch):
 # ---------------------------------------------------------------- the network
 
 
-def test_the_network_is_the_one_written_by_hand(ear, weights, rng):
+def test_the_network_matches_the_one_by_hand(layer, weights, rng):
     mels = rng.gamma(1, 0.01, size=(3, ge2e.WINDOW_FRAMES, ge2e.N_MELS)).astype(np.float32)
     x = mels
-    for lstm in ear.lstms:
+    for lstm in layer.lstms:
         x = lstm(x)
-    found = tf.math.l2_normalize(ear.dense(x), axis=-1).numpy()
+    found = tf.math.l2_normalize(layer.dense(x), axis=-1).numpy()
     np.testing.assert_allclose(found, by_hand(mels, weights), atol=2e-5)
 
 
-def test_embeddings_are_those_of_the_package(ear):
-    """tests/ge2e_reference.npy: what resemblyzer 0.1.4 itself, under PyTorch, makes of spoken(110) and spoken(210)."""
-    reference = np.load(ROOT / "tests" / "ge2e_reference.npy")
-    found = ear(spectrograms([spoken(110), spoken(210)])).numpy()
+def test_embeddings_match_those_of_the_package(layer):
+    """ge2e_reference.npy: the embeddings of spoken(110) and spoken(210) by resemblyzer 0.1.4 itself, under PyTorch."""
+    reference = np.load(Path(__file__).with_name("ge2e_reference.npy"))
+    found = layer(spectrograms([spoken(110), spoken(210)])).numpy()
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     cosines = found @ reference.T
     assert np.diag(cosines).min() > 0.985 and cosines[0, 1] < 0.8 and cosines[1, 0] < 0.8
 
 
 def real_waveforms(n):
-    if not REAL.is_dir():
-        pytest.skip("no real clips")
-    paths = sorted(REAL.iterdir())
+    if not PAGE_CLIPS.is_dir():
+        pytest.skip("needs the clips of data/get_page_clips.py")
+    paths = sorted(PAGE_CLIPS.iterdir())
     return [np.resize(media.read_clip(path)[0] / np.float32(32768), 96_000) for path in paths[:: len(paths) // n][:n]]
 
 
-def test_real_voices_are_heard_as_by_the_package_s_front_end(ear, weights):
-    """Its front end, by librosa, but for its voice detection; the network by hand."""
+def test_embeddings_of_real_voices_match_the_front_end_of_the_package(layer, weights):
+    """The package's front end by librosa, without its voice detection; the network by hand."""
     waveforms, expected = real_waveforms(40), []
     for waveform in waveforms:
         decibels = 10 * np.log10(np.mean(waveform.astype(np.float64) ** 2))
@@ -166,35 +168,35 @@ def test_real_voices_are_heard_as_by_the_package_s_front_end(ear, weights):
         windows = np.stack([mel[start : start + 160] for start in range(0, len(mel) - 160, 77)])
         mean = by_hand(windows, weights).mean(axis=0)
         expected.append(mean / np.linalg.norm(mean))
-    cosines = np.sum(ear(spectrograms(waveforms)).numpy() * expected, axis=1)
+    cosines = np.sum(layer(spectrograms(waveforms)).numpy() * expected, axis=1)
     assert cosines.mean() > 0.98 and cosines.min() > 0.9
 
 
-def test_real_voices_are_heard_as_by_the_package(ear):
-    """Run where PyTorch and webrtcvad are installed."""
+def test_embeddings_of_real_voices_match_the_package(layer):
+    """Runs only where PyTorch and webrtcvad are installed."""
     resemblyzer = pytest.importorskip("resemblyzer")
     waveforms = real_waveforms(40)
     package = resemblyzer.VoiceEncoder("cpu", verbose=False)
     expected = [package.embed_utterance(resemblyzer.preprocess_wav(waveform)) for waveform in waveforms]
-    cosines = np.sum(ear(spectrograms(waveforms)).numpy() * expected, axis=1)
+    cosines = np.sum(layer(spectrograms(waveforms)).numpy() * expected, axis=1)
     assert cosines.mean() > 0.98
 
 
-def test_softer_voices_and_pauses_change_little(ear):
+def test_loudness_and_pauses_change_little(layer):
     voice = spoken(150)
     silent = voice.copy()
     silent[40_000:56_000] = 0
     longer = np.concatenate([voice[:40_000], np.zeros(32_000, np.float32), voice[40_000:]])
-    alone, soft, paused = (ear(spectrograms([sound])).numpy()[0] for sound in (silent, voice / 30, longer))
+    alone, soft, paused = (layer(spectrograms([sound])).numpy()[0] for sound in (silent, voice / 30, longer))
     assert alone @ soft > 0.98 and alone @ paused > 0.98
-    assert alone @ ear(spectrograms([spoken(220)])).numpy()[0] < 0.9
+    assert alone @ layer(spectrograms([spoken(220)])).numpy()[0] < 0.9
 
 
-def test_frames_of_pauses_are_left_out(ear):
-    """A tone of 3 s, then 3 s of silence: what is heard is the tone, again and again."""
+def test_frames_of_pauses_are_left_out():
+    """3 s of a tone, then 3 s of silence: the frames of the tone are repeated."""
     t = np.arange(96_000) / 16_000
     tone = (0.3 * np.sin(2 * np.pi * 440 * t)).astype(np.float32)
-    mels = ear.mel_frames(spectrograms([tone * (t < 3), tone])).numpy()
+    mels = ge2e.mel_frames(spectrograms([tone * (t < 3), tone]), ge2e.mel_filterbank()).numpy()
     assert mels.shape == (2, utils.N_FRAMES, ge2e.N_MELS)
     band = mels[1].mean(axis=0).argmax()
     kept = 300 + ge2e.PAUSE_MARGIN  # frames until the margin ends
@@ -202,68 +204,14 @@ def test_frames_of_pauses_are_left_out(ear):
     assert np.count_nonzero(~loud) <= 4 * ge2e.PAUSE_MARGIN and abs(np.argmin(loud[5:]) + 5 - kept) <= 2 * ge2e.PAUSE_MARGIN
 
 
-def test_silence_gives_finite_numbers(ear):
-    assert np.isfinite(ear(np.zeros((2, utils.N_FRAMES, utils.N_BINS, 2), np.float16)).numpy()).all()
+def test_silence_gives_finite_numbers(layer):
+    assert np.isfinite(layer(np.zeros((2, utils.N_FRAMES, utils.N_BINS, 2), np.float16)).numpy()).all()
 
 
-def test_any_length_and_any_batch_are_heard_alike(ear, rng):
+def test_embeddings_depend_little_on_length_and_not_on_the_batch(layer):
     voices = spectrograms([spoken(130), spoken(170), spoken(200)])
-    together = ear(voices).numpy()
+    together = layer(voices).numpy()
     for alone, expected in zip(voices, together):
-        np.testing.assert_allclose(ear(alone[None]).numpy()[0], expected, atol=1e-5)
-    assert ear(voices[:, : model.MIN_FRAMES]).shape == (3, ge2e.UNITS)
-    assert np.sum(ear(voices[:, :400]).numpy() * together, axis=1).min() > 0.9
-
-
-# ---------------------------------------------------------------- the regression
-
-
-def example(rng, n=300, e=6, d=5):
-    x = rng.normal(size=(n, e)) @ rng.normal(size=(e, e))
-    return x, 3 + x @ rng.normal(size=(e, d)) * [5, 1, 1, 0.2, 0.1] + rng.normal(size=(n, d)) * [5, 2, 1, 1, 1]
-
-
-def moments_of(x, y, parts=3):
-    moments = closed_form.Moments.zero(x.shape[1], y.shape[1])
-    for some_x, some_y in zip(np.array_split(x, parts), np.array_split(y, parts)):
-        moments.add(some_x, some_y)
-    return moments
-
-
-def test_without_penalty_and_whitening_it_is_least_squares(rng):
-    x, y = example(rng)
-    ((kernel, bias),) = closed_form.heads(moments_of(x, y), [1e-9], 0)
-    expected = np.linalg.lstsq(np.column_stack([x, np.ones(len(x))]), y, rcond=None)[0]
-    np.testing.assert_allclose(kernel, expected[:-1], rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(bias, expected[-1], rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("whitening", [0, 0.5, 1])
-def test_the_solution_is_that_of_whitened_ridge_regression(rng, whitening):
-    """Solved anew: ridge regression to whitened targets by least squares with rows for the penalty, then whitened again."""
-    x, y = example(rng)
-    penalty = 0.7
-    ((kernel, _),) = closed_form.heads(moments_of(x, y), [penalty], whitening)
-    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-    covariance = y.T @ y / len(y)
-    covariance += closed_form.TARGET_PENALTY * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-    axes, variances, _ = np.linalg.svd(covariance)
-    whiten = axes @ np.diag(variances ** (-whitening / 2)) @ axes.T
-    rows = np.sqrt(penalty * len(x) * np.mean(np.var(x, axis=0))) * np.eye(x.shape[1])
-    expected = np.linalg.lstsq(np.vstack([x, rows]), np.vstack([y @ whiten, np.zeros((len(rows), y.shape[1]))]), rcond=None)[0]
-    expected = expected @ whiten
-    expected *= np.sum((x @ expected) * y) / np.sum((x @ expected) ** 2)
-    np.testing.assert_allclose(kernel, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_whitening_brings_out_the_directions_of_small_differences(rng):
-    x, y = example(rng)
-    (plain, _), (white, _) = (next(iter(closed_form.heads(moments_of(x, y), [0.1], whitening))) for whitening in (0, 1))
-    shares = [np.linalg.norm(kernel[:, 3:]) / np.linalg.norm(kernel) for kernel in (plain, white)]
-    assert shares[1] > 2 * shares[0]
-
-
-def test_equal_faces_are_no_division_by_zero(rng):
-    x = rng.normal(size=(20, 4))
-    for kernel, bias in closed_form.heads(moments_of(x, np.full((20, 3), 2.0)), [0.1, 1], 0.5):
-        assert np.abs(kernel).max() < 1e-6 and bias == pytest.approx(2, abs=1e-5)
+        np.testing.assert_allclose(layer(alone[None]).numpy()[0], expected, atol=1e-5)
+    assert layer(voices[:, : model.MIN_FRAMES]).shape == (3, ge2e.UNITS)
+    assert np.sum(layer(voices[:, :400]).numpy() * together, axis=1).min() > 0.9

@@ -1,0 +1,166 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import SEED, arrays_of, error_of, history
+
+import model
+import train
+import utils
+from clips import feature_files
+from judging.ranks import rank
+from training import closed_form, epochs
+from training.batches import predict_features
+from training.losses import l2_loss
+from voices import ge2e
+
+# ---------------------------------------------------------------- the regression
+
+
+def example(rng, n=300, e=6, d=5):
+    x = rng.normal(size=(n, e)) @ rng.normal(size=(e, e))
+    return x, 3 + x @ rng.normal(size=(e, d)) * [5, 1, 1, 0.2, 0.1] + rng.normal(size=(n, d)) * [5, 2, 1, 1, 1]
+
+
+def moments_of(x, y, parts=3):
+    moments = closed_form.Moments.zero(x.shape[1], y.shape[1])
+    for some_x, some_y in zip(np.array_split(x, parts), np.array_split(y, parts)):
+        moments.add(some_x, some_y)
+    return moments
+
+
+def test_without_penalty_and_whitening_the_solution_is_least_squares(rng):
+    x, y = example(rng)
+    ((kernel, bias),) = closed_form.heads(moments_of(x, y), [1e-9], 0)
+    expected = np.linalg.lstsq(np.column_stack([x, np.ones(len(x))]), y, rcond=None)[0]
+    np.testing.assert_allclose(kernel, expected[:-1], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(bias, expected[-1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("whitening", [0, 0.5, 1])
+def test_the_solution_is_that_of_whitened_ridge_regression(rng, whitening):
+    """Compared with least squares on whitened targets, with rows for the penalty; the solution is whitened again."""
+    x, y = example(rng)
+    penalty = 0.7
+    ((kernel, _),) = closed_form.heads(moments_of(x, y), [penalty], whitening)
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    covariance = y.T @ y / len(y)
+    covariance += closed_form.TARGET_PENALTY * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    axes, variances, _ = np.linalg.svd(covariance)
+    whiten = axes @ np.diag(variances ** (-whitening / 2)) @ axes.T
+    rows = np.sqrt(penalty * len(x) * np.mean(np.var(x, axis=0))) * np.eye(x.shape[1])
+    expected = np.linalg.lstsq(np.vstack([x, rows]), np.vstack([y @ whiten, np.zeros((len(rows), y.shape[1]))]), rcond=None)[0]
+    expected = expected @ whiten
+    expected *= np.sum((x @ expected) * y) / np.sum((x @ expected) ** 2)
+    np.testing.assert_allclose(kernel, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_whitening_raises_the_share_of_small_differences(rng):
+    x, y = example(rng)
+    (plain, _), (white, _) = (next(iter(closed_form.heads(moments_of(x, y), [0.1], whitening))) for whitening in (0, 1))
+    shares = [np.linalg.norm(kernel[:, 3:]) / np.linalg.norm(kernel) for kernel in (plain, white)]
+    assert shares[1] > 2 * shares[0]
+
+
+def test_equal_faces_cause_no_division_by_zero(rng):
+    x = rng.normal(size=(20, 4))
+    for kernel, bias in closed_form.heads(moments_of(x, np.full((20, 3), 2.0)), [0.1, 1], 0.5):
+        assert np.abs(kernel).max() < 1e-6 and bias == pytest.approx(2, abs=1e-5)
+
+
+# ---------------------------------------------------------------- a run of --encoder speaker
+
+
+@pytest.fixture(scope="module")
+def speaker_run(demo_data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "speaker"
+    assert train.main(list(map(str, ["--data", demo_data, "--run", run, "--encoder", "speaker", "--seed", SEED]))) == 0
+    return run
+
+
+def test_the_speaker_encoder_is_fitted_in_closed_form(speaker_run, demo_data):
+    """The head is solved again, from the speaker embeddings, for all penalties; the run has that of the best 1:2."""
+    files = {utils.BEST_WEIGHTS, utils.LAST_WEIGHTS, utils.CENTRE, utils.CLIPS, utils.OPTIONS, utils.HISTORY}
+    assert {path.name for path in speaker_run.iterdir()} == files  # no curves and no TensorBoard events without an epoch
+    options = json.loads((speaker_run / "options.json").read_text())
+    assert (options["encoder"], options["epochs"], options["precision"]) == ("speaker", 0, "float32")
+    encoder = model.build_encoder("speaker", 128, 1)
+    model.load_weights(encoder, speaker_run / utils.BEST_WEIGHTS)
+    clips = json.loads((speaker_run / "clips.json").read_text())
+    centre = feature_files.load_array(speaker_run / "centre.pkl", np.float32, (128,))
+    layer = encoder.get_layer("speaker_embedding")
+    found = {part: predict_features(encoder, demo_data, clips[part], 128, 4) for part in clips}
+    embeddings = {part: np.concatenate([layer(batch).numpy() for batch in in_fours(demo_data, clips[part])]) for part in clips}
+    moments = closed_form.Moments.zero(256, 128)
+    moments.add(embeddings["train"], found["train"][1])
+    videos = [utils.video_of(clip) for clip in clips["val"]]
+    faces = found["val"][1] - centre
+    solutions = list(closed_form.heads(moments, closed_form.PENALTIES, 0.5))
+    scores = [rank(embeddings["val"] @ kernel + bias - centre, faces, videos).matching.mean() for kernel, bias in solutions]
+    kernel, bias = encoder.get_layer("head").get_weights()
+    np.testing.assert_allclose(kernel, solutions[int(np.argmax(scores))][0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found["val"][0], embeddings["val"] @ kernel + bias, atol=1e-4)
+    (epoch,) = history(speaker_run)
+    assert (epoch["epoch"], epoch["step"]) == (0, 0) and epoch["val_matching"] == pytest.approx(max(scores))
+    voices, true = found["train"]
+    assert epoch["train_loss"] == pytest.approx(float(np.mean(l2_loss(true - centre, voices - centre))), rel=1e-3)
+    assert epoch["train_loss"] < 1.6 < 2  # 2: right angles
+
+
+def in_fours(data, clips):
+    spectrograms = np.stack([feature_files.load_spectrogram(data, clip) for clip in clips])
+    return [spectrograms[start : start + 4] for start in range(0, len(clips), 4)]
+
+
+def test_the_speaker_embedding_has_the_weights_of_the_package(speaker_run):
+    encoder = model.build_encoder("speaker", 128, 1)
+    model.load_weights(encoder, speaker_run / utils.BEST_WEIGHTS)
+    stored = ge2e.stored_weights(ge2e.weights_path())
+    np.testing.assert_array_equal(encoder.get_layer("speaker_embedding").dense.kernel, stored["linear.weight"].T)
+    np.testing.assert_array_equal(encoder.get_layer("speaker_embedding").lstms[2].cell.kernel, stored["lstm.weight_ih_l2"].T)
+
+
+def test_training_by_gradients_follows_the_closed_form(speaker_run, demo_data, tmp_path, capsys):
+    """--resume trains all weights, also those of the speaker embedding, and draws the curves."""
+    run = tmp_path / "run"
+    shutil.copytree(speaker_run, run)
+    assert train.main(["--run", str(run), "--resume", "--epochs", "1"]) == 0
+    assert [epoch["epoch"] for epoch in history(run)] == [0, 1] and history(run)[1]["step"] == 2
+    before, after = (arrays_of(folder / utils.LAST_WEIGHTS) for folder in (speaker_run, run))
+    changed = {name for name in before if not name.startswith("training") and (before[name] != after[name]).any()}
+    assert len(changed) == len([name for name in before if not name.startswith("training")])
+    assert (run / "curves.png").exists() and list((run / "tensorboard").iterdir())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("epoch  1/1  train ") and len(lines) == 2
+    assert " is the best, 1:2 " in lines[1] and lines[1].endswith(f": {run / utils.BEST_WEIGHTS}")
+
+
+def test_a_sample_of_the_training_clips(demo_data, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = ["--data", demo_data, "--run", run, "--encoder", "speaker", "--seed", SEED, "--clips", 9, "--whitening", 0]
+    assert train.main(list(map(str, arguments))) == 0
+    clips = json.loads((run / "clips.json").read_text())
+    everything = utils.split_clips(feature_files.ready_clips(demo_data), SEED)
+    assert len(clips["train"]) == 9 < len(everything["train"]) and set(clips["train"]) < set(everything["train"])
+    assert clips["val"] == everything["val"]
+    output = capsys.readouterr()
+    (epoch,) = history(run)
+    fitted, weights = output.out.splitlines()
+    assert fitted.startswith(f"fitted in {epoch['seconds']:.1f} s, ridge penalty ")
+    assert fitted.endswith(f", 1:2 {100 * epoch['val_matching']:.1f} % of 5 validation clips")
+    assert weights == f"train: {run / utils.BEST_WEIGHTS}"
+    assert "is meant for fewer" not in output.err
+
+
+def test_the_line_of_a_closed_form():
+    record = {"seconds": 9.06, "val_matching": 0.775, "val_gallery": 67}
+    for penalty, shown in ((10**0.5, "3.16"), (1000.0, "1000"), (10**-1.5, "0.03")):
+        line = epochs.line_of_closed_form(record, penalty)
+        assert line == f"fitted in 9.1 s, ridge penalty {shown}, 1:2 77.5 % of 67 validation clips"
+
+
+def test_the_speaker_encoder_trains_on_one_machine(demo_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    assert train.main(["--data", str(demo_data), "--run", str(tmp_path / "run"), "--encoder", "speaker"]) == 1
+    assert "error: TF_CONFIG: expected none with --encoder speaker" in error_of(capsys)

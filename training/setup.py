@@ -1,0 +1,169 @@
+"""The set-up of a voice encoder's training: clips, centre, devices, network, loss and optimizer."""
+
+import dataclasses
+import math
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import model
+import utils
+from clips import feature_files
+from faces import decoder, vggface
+from training import runs, steps
+from training.losses import loss_function
+from utils import InputError
+from voices.backend import keras
+
+CENTRE_FACES = 10_000  # training faces whose mean is the mean face, at most
+VALIDATION_CLIPS = 5_000  # at most; a longer validation is not worth its time
+FEW_CLIPS = 5_000  # training clips below which --encoder speaker is suggested
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Clips and centre.
+
+
+def choose_clips(data: Path, n_train: int | None, batch_size: int, seed: int) -> tuple[dict[str, list[str]], int]:
+    """Choose the clips of a new run.
+
+    Args:
+        data: folder that preprocess.py wrote.
+        n_train: clips to train on, sampled from all training clips; None for all.
+        batch_size: clips in a step.
+        seed: of the split and the samples.
+
+    Returns:
+        The names of the clips to train on, "train", and to validate on, "val"; and the size of their face features.
+
+    Raises:
+        InputError: if there are too few clips.
+    """
+    ready = utils.split_clips(feature_files.ready_clips(data), seed)
+    chosen = {
+        "train": utils.sample_clips(ready["train"], n_train or len(ready["train"]), seed),
+        "val": utils.sample_clips(ready["val"], VALIDATION_CLIPS, seed),
+    }
+    n_ready, n_videos = len(ready["train"]), len({utils.video_of(clip) for clip in chosen["val"]})
+    if n_ready < batch_size or n_videos < 2:
+        raise InputError(
+            f"{data}: expected at least --batch-size {batch_size} clips to train on and two videos to validate on, found "
+            f"{n_ready} and {n_videos}; make more clips ready with preprocess.py"
+        )
+    return chosen, feature_files.feature_size_of(data, ready["train"][0])
+
+
+def clips_of_run(folder: Path, data: Path) -> tuple[dict[str, list[str]], np.ndarray]:
+    """Read the clips and the centre of a run to be resumed.
+
+    Args:
+        folder: of the run.
+        data: folder that preprocess.py wrote; it may have moved since the run was started.
+
+    Returns:
+        The names of the clips as `choose_clips` returns them, and the centre, float32 (D,).
+
+    Raises:
+        InputError: if there is no run, or clips of the run are missing under `data`.
+    """
+    run = runs.read_run(folder)
+    clips = [clip for part in run["clips"].values() for clip in part]
+    missing = sorted(set(clips) - set(feature_files.ready_clips(data)))
+    if missing:
+        raise InputError(
+            f"{data}: expected the {len(clips)} clips of {folder}, found {len(clips) - len(missing)}, without {missing[0]}; "
+            "pass --data with the folder that the run was trained on"
+        )
+    return run["clips"], run["centre"]
+
+
+def choose_centre(name: str, data: Path, clips: list[str], feature_size: int, seed: int) -> np.ndarray:
+    """Return train.py's --centre: zero, or the mean face feature of the clips, CENTRE_FACES at most. float32 (feature_size,)"""
+    if name == "zero":
+        return np.zeros(feature_size, np.float32)
+    sample = utils.sample_clips(clips, CENTRE_FACES, seed)
+    total = sum(feature_files.load_embedding(data, clip, feature_size).astype(np.float64) for clip in sample)
+    return (total / len(sample)).astype(np.float32)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Devices and network.
+
+
+def strategy(encoder: str, batch_size: int):
+    """Return the TensorFlow strategy of `steps.strategy`.
+
+    Raises:
+        InputError: if the batch does not divide, or several machines are to fit the closed form.
+    """
+    if encoder == "speaker" and os.environ.get("TF_CONFIG"):
+        raise InputError("TF_CONFIG: expected none with --encoder speaker, which trains on one machine, found one; unset it")
+    spread = steps.strategy()
+    replicas = spread.num_replicas_in_sync
+    if batch_size % replicas:
+        raise InputError(f"--batch-size: expected a multiple of the {replicas} devices, found {batch_size}")
+    print(
+        f"train: {replicas} device{'s' if replicas > 1 else ''}, {batch_size // replicas} clips a step on each", file=sys.stderr
+    )
+    return spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A voice encoder and all that trains it."""
+
+    encoder: keras.Model
+    loss: object  # of `losses.loss_function`
+    optimizer: keras.optimizers.Optimizer
+    step: object  # of `steps.training_step`
+    state: list  # Keras variables of the optimizer and the loss scale, for checkpoints
+
+
+def build(options, centre: np.ndarray, n_steps: int) -> Training:
+    """Build the encoder and its training, within the scope of the current strategy.
+
+    Args:
+        options: train.Options, with all defaults filled in.
+        centre: mean face feature, or zeros, float32 (D,).
+        n_steps: steps of the whole training.
+
+    Raises:
+        InputError: if the loss does not fit the face features, or its networks are missing.
+    """
+    keras.mixed_precision.set_global_policy(options.precision)
+    keras.utils.set_random_seed(options.seed)
+    encoder = model.build_encoder(options.encoder, len(centre), options.width)
+    if options.encoder == "conv":
+        encoder.get_layer("fc2").bias.assign(centre)  # the first prediction is the mean face
+    loss = loss_function(options.loss, centre, vggface.fc8, options.decoder and first_layer(options.decoder, len(centre)))
+    optimizer = steps.adam(encoder, options.schedule, options.learning_rate, n_steps, options.weight_decay)
+    loss_scale = steps.LossScale() if options.precision == "mixed_float16" else None
+    step = steps.training_step(encoder, optimizer, loss, options.batch_size, loss_scale)
+    state = [*optimizer.variables, *(loss_scale.variables if loss_scale else ())]
+    megabytes = math.ceil(runs.weights_bytes(encoder, state) / 1e6)
+    print(
+        f"train: {encoder.count_params():,} parameters, {options.precision}; a checkpoint takes {megabytes:,} MB",
+        file=sys.stderr,
+    )
+    return Training(encoder, loss, optimizer, step, state)
+
+
+def first_layer(run: str, feature_size: int):
+    """Return the first layer of a face decoder as a function, for `losses.loss_function`.
+
+    Args:
+        run: name of the decoder's run.
+        feature_size: of the voice encoder.
+
+    Raises:
+        InputError: if there is no such run, or it is for other face features.
+    """
+    folder = utils.run_folder(run)
+    try:
+        found = runs.read_run(folder, "decoder")
+        runs.check_feature_size(folder, found, feature_size)
+        return decoder.first_layer(runs.load_decoder(folder, found))
+    except InputError as error:
+        raise InputError(f"--decoder: {error}") from None
