@@ -1,69 +1,124 @@
 """Turn the rows of an AVSpeech csv into training data: clips -> spectrograms, faces and face features. Or photos -> faces.
 
-Reads a csv without header whose rows are `YouTube id, start s, end s, x, y`; (x, y) is the centre of the speaker's face at the
-start, as a fraction of width and height. A row's clip is <videos>/<id>_<start>-<end>.mp4 where that exists; otherwise it is
-fetched with yt-dlp. Writes, under --data, for each clip
+Reads a csv without a header whose rows are `YouTube id, start s, end s, x, y`; (x, y) is the centre of the speaker's face at
+the start, as a fraction of width and height. The clip of a row is <videos>/<id>_<start>-<end>.mp4 if that file exists;
+otherwise it is fetched with yt-dlp. Writes for each clip, under --data,
 
-    spectrograms/<clip>.pkl   float16 (598, 257, 2), the voice encoder's input
-    embeddings/<clip>.pkl     float32 (4096,), the VGG-Face feature, or (128,) with --face-model dlib
+    spectrograms/<clip>.pkl   float16 (598, 257, 2), the input of the voice encoder
+    embeddings/<clip>.pkl     float32 (4096,), the face feature of VGG-Face, or (128,) with --face-model dlib
     faces/<clip>.jpg          the face, 224 x 224 pixels
-    portraits/<clip>.jpg      the head and what is around it, 320 pixels at most, for the face decoder
-    landmarks/<clip>.pkl      float32 (68, 2), in the portrait's pixels
+    portraits/<clip>.jpg      the head with hair and neck, at most 320 pixels, for the face decoder
+    landmarks/<clip>.pkl      float32 (68, 2), in pixels of the portrait
 
-and a line per row tried to manifest.csv: status is `ready` or the reason why not; the README lists them. A second run does
-what is missing and what may pass now (a broken connection, a rate limit), and leaves the rest as it is.
+and one line per row to manifest.csv, with the status `ready` or the reason why the clip was skipped. A second run processes
+missing clips only, among them clips skipped for a temporary reason, such as a broken connection or a rate limit.
 
     python preprocess.py --csv avspeech_train.csv
-    python preprocess.py --faces photos --data data/photos     all but the spectrograms, of a photo of each person, or a folder
+    python preprocess.py --faces photos --data data/photos     # of photos: all but the spectrograms
 """
 
 import dataclasses
 import math
 import os
 import re
+import sys
 from pathlib import Path
 
 import utils
 from clips.reasons import REASONS
 from utils import FEATURE_SIZE, InputError, check, option
 
+AVSPEECH = "https://looking-to-listen.github.io/avspeech/download.html"
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    csv: Path | None = option("csv with AVSpeech's five columns", None)
+    csv: Path | None = option("csv file of clips, with AVSpeech's five columns", None, "material", metavar="FILE")
     faces: Path | None = option(
-        "instead: folder of photos, one of each person, or a folder of each person's, for train.py --model decoder",
+        "folder of photos, instead of --csv: one photo per person, or a subfolder per person; the faces train a decoder",
         None,
+        "material",
         metavar="FOLDER",
     )
-    data: Path = option("folder to write to", utils.DATA)
     videos: Path | None = option(
-        "folder of the clips, cut to start and end; those missing are fetched (default: <data>/videos)", None
+        "folder of the clips, cut to start and end; missing clips are fetched into this folder (default: <data>/videos)",
+        None,
+        "material",
+        metavar="FOLDER",
     )
-    limit: int | None = option("look at the first LIMIT rows, or photos, only", None, metavar="LIMIT")
-    shard: str = option("take the I-th of N parts of the videos only, for N machines without a cluster", "1/1", metavar="I/N")
-    retry: tuple[str, ...] = option(
-        "try again also the clips with these reasons in manifest.csv", (), nargs="+", choices=tuple(REASONS), metavar="REASON"
+    data: Path = option(
+        "folder to write to; each folder holds features of one --face-model", utils.DATA, "material", metavar="FOLDER"
     )
-    detector: str = option(
-        "face detector: hog, or cnn for the clips where hog sees no face, which takes some hundred times as long on a CPU",
-        "hog",
-        choices=("hog", "cnn"),
-    )
+    limit: int | None = option("process only the first N rows or photos, to try the program out", None, "material", metavar="N")
     face_model: str = option(
-        "network of the face feature: vggface is the paper's (580 MB of weights, downloaded once), dlib needs no download",
+        "network of the face features: vggface is the paper's, and its weights, 580 MB, are downloaded once; dlib is faster "
+        "and needs no download",
         "vggface",
+        "extraction",
         choices=tuple(FEATURE_SIZE),
     )
-    workers: int = option("worker processes that fetch, decode and look for faces", os.cpu_count())
-    scheduler: str | None = option(
-        "address of a Dask scheduler, such as tcp://host:8786, whose workers do that instead", None, metavar="ADDRESS"
+    detector: str = option(
+        "face detector: cnn examines the clips in which hog finds no speaker once more, and takes about a hundred times as "
+        "long on a CPU; use cnn if many clips are skipped as no-face",
+        "hog",
+        "extraction",
+        choices=("hog", "cnn"),
     )
-    url_template: str = option("address of a video; {} stands for its id", "https://www.youtube.com/watch?v={}")
-    sleep: float = option("mean time in s from one video to the next while fetching, for all workers of a machine", 15.0)
-    rate: str | None = option("fetch at most so many bytes a second on average, such as 500K", None, metavar="RATE")
-    cookies: Path | None = option("file of cookies for yt-dlp, in Netscape's format", None)
-    proxy: str | None = option("address of a proxy for yt-dlp", None, metavar="ADDRESS")
+    retry: tuple[str, ...] = option(
+        "also try clips again that an earlier run skipped for one of these reasons, for instance age-gated once you pass "
+        f"--cookies; temporary reasons are always tried again; reasons: {', '.join(REASONS)}",
+        (),
+        "extraction",
+        nargs="+",
+        choices=tuple(REASONS),
+        metavar="REASON",
+    )
+    sleep: float = option(
+        "mean time between the starts of two downloads on this machine, one download per video; raise the value if clips are "
+        "skipped as rate-limited",
+        15.0,
+        "fetching",
+        metavar="SECONDS",
+    )
+    rate: str | None = option(
+        "mean download rate in bytes a second, at most, such as 500K; limit the rate to leave others bandwidth",
+        None,
+        "fetching",
+        metavar="RATE",
+    )
+    cookies: Path | None = option(
+        "cookies of a browser for yt-dlp, in Netscape's format; needed after bot-check, and for videos that require a login",
+        None,
+        "fetching",
+        metavar="FILE",
+    )
+    proxy: str | None = option(
+        "address of a proxy for yt-dlp; needed for videos that are blocked in your country", None, "fetching", metavar="ADDRESS"
+    )
+    url_template: str = option(
+        "address of a video, with {} in place of the id; change the address to fetch from another site",
+        "https://www.youtube.com/watch?v={}",
+        "fetching",
+        metavar="ADDRESS",
+    )
+    workers: int = option(
+        "number of processes that fetch clips and detect faces; lower the number if memory runs out",
+        os.cpu_count(),
+        "work",
+        metavar="N",
+    )
+    scheduler: str | None = option(
+        "address of a Dask scheduler, such as tcp://host:8786, whose workers replace the processes on this machine",
+        None,
+        "work",
+        metavar="ADDRESS",
+    )
+    shard: str = option(
+        "process only the I-th of N parts of the videos; with N machines and no cluster, start part 1/N to N/N on one each",
+        "1/1",
+        "work",
+        metavar="I/N",
+    )
 
     def __post_init__(self):
         found = "both" if self.csv else "neither"
@@ -75,17 +130,17 @@ class Options:
             f"--shard: expected I/N, such as 3/8, I from 1 to N, found {self.shard}",
         )
         check(self.workers >= 1, f"--workers: expected at least 1, found {self.workers}")
-        check("{}" in self.url_template, f"--url-template: expected {{}} in it, found {self.url_template}")
+        check("{}" in self.url_template, f"--url-template: expected {{}} in the address, found {self.url_template}")
         check(0 <= self.sleep < math.inf, f"--sleep: expected 0 s or more, found {self.sleep}")
         rate = self.bytes_per_second()
         check(rate is None or rate > 0, f"--rate: expected bytes a second, such as 500K or 2M, found {self.rate}")
 
-    def shards(self) -> tuple[int, int]:
+    def shard_numbers(self) -> tuple[int, int]:
         """Return --shard as numbers, I and N."""
         return tuple(map(int, self.shard.split("/")))
 
     def bytes_per_second(self) -> float | None:
-        """Return --rate as a number; 0 if it is none."""
+        """Return --rate as a number; 0 if it is not one."""
         if self.rate is None:
             return None
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)", self.rate)
@@ -93,11 +148,11 @@ class Options:
 
 
 def load_networks(face_model: str, sound: bool):
-    """Import TensorFlow and build what preprocessing computes with, as far as it is needed.
+    """Import TensorFlow and build the computations of the main process, as far as they are needed.
 
     Args:
-        face_model: "vggface" or "dlib", whose features the workers make.
-        sound: whether there are spectrograms to make.
+        face_model: "vggface", or "dlib", whose features the workers compute.
+        sound: whether spectrograms are needed.
 
     Returns:
         preprocessing.Networks.
@@ -106,7 +161,7 @@ def load_networks(face_model: str, sound: bool):
 
     spectrogram = embed = None
     if sound:
-        import model
+        import model  # here, so that TensorFlow starts while the workers do
 
         def spectrogram(waveforms):
             return model.spectrogram(waveforms).numpy()
@@ -118,16 +173,47 @@ def load_networks(face_model: str, sound: bool):
     return Networks(spectrogram, embed)
 
 
+def read_text(path: Path) -> str:
+    """Return the content of a text file, with replacements for bytes that are not UTF-8."""
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def check_paths(options: Options) -> None:
+    """Raise InputError if a path is missing, or is a file instead of a folder or the reverse, or holds no cookies."""
+    export = "export the cookies of your browser as cookies.txt"
+    for path, expected, next_step in (
+        (options.csv, "AVSpeech's csv", f"download it from {AVSPEECH}"),
+        (options.cookies, "a file of cookies", export),
+    ):
+        if path and not path.is_file():
+            found = "a folder" if path.is_dir() else "no such file"
+            raise InputError(f"{path}: expected {expected}, found {found}; {next_step}")
+    if options.cookies and not re.match("#( Netscape)? HTTP Cookie File", read_text(options.cookies)):
+        raise InputError(f"{options.cookies}: expected cookies in Netscape's format, found another format; {export}")
+    for option_name, path in (("--data", options.data), ("--videos", options.videos)):
+        if path and path.exists() and not path.is_dir():
+            raise InputError(f"{path}: expected a folder, found a file; pass another {option_name}")
+    if options.csv and options.videos and not options.videos.exists():
+        print(f"preprocess: no folder {options.videos} yet, all clips are fetched into this folder", file=sys.stderr)
+
+
 @utils.reporting_errors
 def main(argv=None) -> int:
     options = utils.parse_options(Options, __doc__, argv)
-    for path, what in ((options.csv, "AVSpeech's csv"), (options.cookies, "a file of cookies")):
-        if path and not path.is_file():
-            raise InputError(f"{path}: expected {what}, found no such file; the README says where to get it")
+    check_paths(options)
 
-    from clips.preprocessing import preprocess  # after the options, for --help to answer at once
+    from clips import sources  # after the options, so that --help answers at once
+    from clips.extraction import ExtractionSettings
+    from clips.fetch import FetchSettings
+    from clips.preprocessing import preprocess
 
-    return preprocess(options, load_networks)
+    cookies = options.cookies and read_text(options.cookies)
+    fetching = FetchSettings(options.url_template, options.sleep, options.bytes_per_second(), cookies, options.proxy)
+    videos = (options.videos or options.data / "videos").absolute()  # absolute, because the name of a clip may begin with "-"
+    settings = ExtractionSettings(videos, options.detector, options.face_model, fetching)
+    select = sources.rows_of if options.csv else sources.photos_of
+    source = select(options.csv or options.faces, options.data, settings, options.retry, options.limit, options.shard_numbers())
+    return preprocess(source, options.data, settings, load_networks, options.workers, options.scheduler)
 
 
 if __name__ == "__main__":

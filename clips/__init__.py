@@ -1,1 +1,1 @@
-"""Clips and photos: where the material comes from and what is taken out of it. Never reaches TensorFlow."""
+"""Clips and photos: how the material is fetched, and what is extracted from it. Never imports TensorFlow."""

@@ -1,4 +1,4 @@
-"""The workers of a Dask cluster, for preprocess.py --scheduler."""
+"""Connect to the workers of a Dask cluster, for preprocess.py --scheduler."""
 
 import logging
 import tempfile
@@ -13,10 +13,10 @@ SCHEDULER_SECONDS = 30  # s to wait for a Dask scheduler and its first worker
 
 
 def pack(folder: Path) -> Path:
-    """Pack what the workers of a cluster need of the project into a zip, from which they import it; the packages are their own.
+    """Write a zip of utils.py and clips/, from which the workers import them, whatever folder they run in.
 
     Returns:
-        The path of the zip, in the folder.
+        The path of the zip in `folder`.
     """
     root = Path(__file__).resolve().parent.parent
     path = folder / "speech2face.zip"
@@ -33,19 +33,19 @@ def connect(address: str):
         address: such as tcp://host:8786.
 
     Returns:
-        Its client, and the number of its workers' threads.
+        Its client, and the number of threads of all workers.
 
     Raises:
-        InputError: if there is none, or it has no worker.
+        InputError: if there is no scheduler, or it has no workers.
     """
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it becomes an error here
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are reported below
     client = None
     try:
         client = distributed.Client(address, timeout=SCHEDULER_SECONDS)
         client.wait_for_workers(1, timeout=SCHEDULER_SECONDS)
         with tempfile.TemporaryDirectory() as folder:
-            client.upload_file(pack(Path(folder)))
+            client.upload_file(str(pack(Path(folder))))
         return client, sum(client.nthreads().values())
     except (OSError, ValueError, TimeoutError) as error:
         if client:

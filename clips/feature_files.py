@@ -1,9 +1,10 @@
-"""The feature files of clips and photos: where they lie, which are there, and pickles that can run no code.
+"""The feature files of clips and photos: paths, names of ready clips, and a pickle reader that runs no code.
 
 Never imports TensorFlow.
 """
 
 import io
+import math
 import pickle
 import pickletools
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from utils import FEATURE_SIZE, N_BINS, N_FRAMES, N_LANDMARKS, InputError, save_bytes
+
+_FACE_MODELS = {size: face_model for face_model, size in FEATURE_SIZE.items()}
 
 
 def spectrogram_path(data: Path, clip: str) -> Path:
@@ -31,7 +34,7 @@ def face_path(data: Path, clip: str) -> Path:
 
 
 def portrait_path(data: Path, clip: str) -> Path:
-    """Return the path of a head and what is around it: a JPEG; the landmarks are in its pixels."""
+    """Return the path of a portrait, the head with hair and neck: a JPEG, in whose pixels the landmarks are."""
     return Path(data) / "portraits" / f"{clip}.jpg"
 
 
@@ -40,9 +43,13 @@ def landmarks_path(data: Path, clip: str) -> Path:
     return Path(data) / "landmarks" / f"{clip}.pkl"
 
 
-def _names_with(*of_any) -> list[str]:
-    """Return the names for which there is a file at each of several paths, which have * in the name's place; sorted."""
-    names = [{path.stem for path in of.parent.glob(of.name) if not path.name.startswith(".")} for of in of_any]
+def _names_with(*patterns: Path) -> list[str]:
+    """Return the sorted names that have a file in each of several folders.
+
+    Args:
+        patterns: paths with * in place of the name.
+    """
+    names = [{path.stem for path in pattern.parent.glob(pattern.name) if path.name[0] != "."} for pattern in patterns]
     return sorted(set.intersection(*names))
 
 
@@ -50,11 +57,11 @@ def ready_clips(data: Path) -> list[str]:
     """Return the names of all clips under `data` that have spectrogram, face feature and face, sorted.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there are none.
     """
     clips = _names_with(spectrogram_path(data, "*"), embedding_path(data, "*"), face_path(data, "*"))
     if not clips:
-        raise InputError(f"{data}: expected clips made ready by preprocess.py, found none; run preprocess.py, or name --data")
+        raise InputError(f"{data}: expected clips made ready by preprocess.py, found none; run preprocess.py, or pass --data")
     return clips
 
 
@@ -62,24 +69,24 @@ def ready_faces(data: Path) -> list[str]:
     """Return the names of all clips and photos under `data` that have face feature, portrait and landmarks, sorted.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there are none.
     """
     faces = _names_with(embedding_path(data, "*"), portrait_path(data, "*"), landmarks_path(data, "*"))
     if not faces:
         raise InputError(
-            f"{data}: expected faces with portraits and landmarks, found none; run preprocess.py, with --csv or --faces, or "
-            "name --data"
+            f"{data}: expected faces with portraits and landmarks, found none; run preprocess.py with --csv or --faces, or "
+            "pass --data"
         )
     return faces
 
 
 def save_array(path: Path, array: np.ndarray) -> int:
-    """Write one array as a pickle, whole or not at all. Returns the file's size in bytes."""
-    return save_bytes(path, pickle.dumps(array, protocol=4))  # one protocol for all Pythons: the same bytes everywhere
+    """Write an array as a pickle, whole or not at all. Returns the size of the file in bytes."""
+    return save_bytes(path, pickle.dumps(array, protocol=4))  # a fixed protocol: the same bytes with every Python
 
 
 class _Dtype:
-    """Stands for numpy.dtype while unpickling: numbers only."""
+    """Replaces numpy.dtype while unpickling: numbers only."""
 
     def __init__(self, code, *_):
         if not re.fullmatch(r"[<>|=]?[biuf]\d", code):
@@ -92,7 +99,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for numpy.ndarray while unpickling."""
+    """Replaces numpy.ndarray while unpickling."""
 
     def __init__(self, *_):
         self.array = None
@@ -117,7 +124,7 @@ _NUMPY_OPCODES = """
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Admits what a pickled numpy array consists of and nothing else: a pickle can otherwise run any code."""
+    """Admits the parts of a pickled numpy array and nothing else: a pickle can otherwise run any code."""
 
     # numpy 2 writes `numpy._core`, numpy 1 `numpy.core`; protocol 5 writes `_frombuffer`.
     STAND_INS: typing.ClassVar = {
@@ -130,11 +137,11 @@ class _ArrayUnpickler(pickle.Unpickler):
     OPCODES: typing.ClassVar = frozenset(_NUMPY_OPCODES.split())
 
     def __init__(self, content: bytes):
-        for opcode, argument, _ in pickletools.genops(content):  # reads on without acting, and never past the end
+        for opcode, argument, _ in pickletools.genops(content):  # executes nothing, and never reads past the end
             if opcode.name not in self.OPCODES:
                 raise pickle.UnpicklingError(f"refused opcode {opcode.name}")
             if opcode.name == "LONG_BINPUT" and argument > 1000:
-                raise pickle.UnpicklingError(f"refused memo {argument}")  # the memo would fill the memory
+                raise pickle.UnpicklingError(f"refused memo {argument}")  # this memo would fill the memory
         super().__init__(io.BytesIO(content))
 
     def find_class(self, module, name):
@@ -145,19 +152,20 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def load_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """Read one array of floats from a pickle.
+    """Read an array of floats from a pickle.
 
     Args:
-        path: the pickle. The original project's are read too: another float dtype, or more axes of length 1, are converted.
-        dtype: the float dtype that the array is to have.
-        shape: the shape that it is to have.
+        path: the pickle. Files of the original project are read too: they may have another float dtype, or more axes of
+            length 1, and are converted.
+        dtype: the expected float dtype.
+        shape: the expected shape.
 
     Returns:
         The array.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        InputError: if the file is no pickle of one plain array, or the array is another.
+        InputError: if the file is not a pickle of one plain array, or the array has another dtype or shape.
     """
     expected = f"{np.dtype(dtype)} {tuple(shape)}"
     content = Path(path).read_bytes()
@@ -167,12 +175,15 @@ def load_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
         raise InputError(f"{path}: expected a pickle of {expected}, found {error}; delete it, rerun preprocess.py") from error
     same_axes = [n for n in array.shape if n != 1] == [n for n in shape if n != 1]
     if array.dtype.kind != "f" or not same_axes:
-        raise InputError(
-            f"{path}: expected {expected}, found {array.dtype} {array.shape}; "
-            "made with another --face-model? rerun preprocess.py"
-        )
+        found, wanted = (_FACE_MODELS.get(math.prod(size)) for size in (array.shape, shape))
+        next_step = "delete it, rerun preprocess.py"
+        if found and wanted and found != wanted:
+            next_step = f"made with --face-model {found}: run preprocess.py --face-model {wanted}"
+        raise InputError(f"{path}: expected {expected}, found {array.dtype} {array.shape}; {next_step}")
     if array.dtype != dtype and not (np.abs(array) <= np.finfo(dtype).max).all():
-        raise InputError(f"{path}: expected {expected}, found numbers that it cannot hold; delete it, rerun preprocess.py")
+        raise InputError(
+            f"{path}: expected {expected}, found numbers that {np.dtype(dtype)} cannot hold; delete it, rerun preprocess.py"
+        )
     return array.astype(dtype, copy=False).reshape(shape)
 
 
@@ -188,8 +199,8 @@ def load_embedding(data: Path, clip: str, feature_size: int) -> np.ndarray:
         float32 (feature_size,).
 
     Raises:
-        FileNotFoundError: if there is none.
-        InputError: if it is something else, or not finite.
+        FileNotFoundError: if there is no such file.
+        InputError: if the file holds something else, or numbers that are not finite.
     """
     return _finite(embedding_path(data, clip), (feature_size,))
 
@@ -200,7 +211,7 @@ def load_landmarks(data: Path, clip: str) -> np.ndarray:
 
 
 def _finite(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Read an array, float32, of finite numbers. Raises FileNotFoundError, InputError."""
+    """Read a float32 array of finite numbers. Raises FileNotFoundError, InputError."""
     array = load_array(path, np.float32, shape)
     if not np.isfinite(array).all():
         raise InputError(f"{path}: expected finite numbers, found nan or inf; delete it, rerun preprocess.py")
@@ -211,8 +222,8 @@ def feature_size_of(data: Path, clip: str) -> int:
     """Return how many numbers a clip's face feature has.
 
     Raises:
-        FileNotFoundError: if there is none.
-        InputError: if it is no face feature of a size in FEATURE_SIZE.
+        FileNotFoundError: if there is no such file.
+        InputError: if the file holds no face feature of a size in FEATURE_SIZE.
     """
     for size in sorted(FEATURE_SIZE.values()):
         try:

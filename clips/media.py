@@ -25,25 +25,26 @@ PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def start_ffmpeg(path: Path, *outputs, pass_fds=(), seconds: float = CLIP_SECONDS) -> subprocess.Popen:
+    """Start ffmpeg on the first `seconds` of a file. `outputs` are the arguments after the input."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-t", str(seconds), "-i", str(path), *outputs]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=pass_fds)
 
 
 def communicate(process: subprocess.Popen) -> tuple[bytes, bytes]:
-    """Read what ffmpeg writes to its end. Raises Skip("unreadable") if it has none."""
+    """Return all that ffmpeg writes to stdout and stderr. Raises Skip("unreadable") after DECODING_SECONDS."""
     try:
         return process.communicate(timeout=DECODING_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise Skip("unreadable", f"ffmpeg was not done in {DECODING_SECONDS} s") from None
+        raise Skip("unreadable", f"ffmpeg did not finish within {DECODING_SECONDS} s") from None
 
 
 _PICTURES = ("-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1")
 
 
-def _pictures(content: bytes) -> np.ndarray:
-    """Return the pictures of one size in a stream of PPM: uint8 (n, height, width, 3), RGB."""
+def _parse_pictures(content: bytes) -> np.ndarray:
+    """Return the pictures, all of one size, of a PPM stream: uint8 (n, height, width, 3), RGB."""
     header = re.match(rb"P6\n(\d+) (\d+)\n255\n", content)
     if not header:
         raise Skip("unreadable")
@@ -57,7 +58,7 @@ def read_clip(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Decode the first 6 s of a clip's sound, and its first frame, in one ffmpeg process.
 
     Returns:
-        int16 (samples,), mono at SAMPLE_RATE, CLIP_SAMPLES of them at most; uint8 (height, width, 3), RGB.
+        The sound, int16 (samples,), mono at SAMPLE_RATE, at most CLIP_SAMPLES; the frame, uint8 (height, width, 3), RGB.
 
     Raises:
         Skip: "no-sound" without a sound track, "unreadable".
@@ -73,21 +74,25 @@ def read_clip(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if b"value '0:a:0' for option 'map'" in errors:
         raise Skip("no-sound")
     samples = np.frombuffer(samples, "<i2", len(samples) // 2)[:CLIP_SAMPLES]
-    pictures = _pictures(pictures)
+    pictures = _parse_pictures(pictures)
     if process.returncode != 0 or len(samples) == 0 or len(pictures) == 0:
         raise Skip("unreadable", errors.decode(errors="replace")[-200:])
     return samples, pictures[0]
 
 
 def read_later_frames(path: Path) -> np.ndarray:
-    """Decode a clip's frames after the first: one a second, from 1 s on, as far as 6 s.
+    """Decode a clip's frames after the first: one a second, from 1 s up to 6 s.
 
     Returns:
         uint8 (n, height, width, 3), RGB; n may be 0.
     """
     one_a_second = "select='gte(t,1)*(isnan(prev_selected_t)+gte(t-prev_selected_t,1))'"
     content, _ = communicate(start_ffmpeg(path, "-map", "0:v:0", "-vf", one_a_second, "-fps_mode", "vfr", *_PICTURES))
-    return _pictures(content) if content else np.empty((0, 1, 1, 3), np.uint8)
+    return _parse_pictures(content) if content else np.empty((0, 1, 1, 3), np.uint8)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Pictures.
 
 
 def read_face(data: Path, clip: str) -> np.ndarray:
@@ -108,12 +113,12 @@ def _read_jpeg(path: Path) -> np.ndarray:
 
 
 def read_photo(path: Path) -> np.ndarray | None:
-    """Read a photo of any format of PHOTOS, turned upright. Returns uint8 (height, width, 3), RGB; None if it is no photo."""
+    """Read a photo in any format of PHOTOS, turned upright. Returns uint8 (height, width, 3), RGB; None if unreadable."""
     image = cv2.imread(str(path))
     return None if image is None else np.ascontiguousarray(image[..., ::-1])
 
 
 def photos_under(folder: Path) -> list[Path]:
-    """Return the photos in a folder and those below it, sorted; what is hidden is none."""
+    """Return the photos in a folder and its subfolders, sorted, without hidden files and folders."""
     photos = (path for path in folder.rglob("*") if path.suffix.lower() in PHOTOS)
     return sorted(path for path in photos if not any(part.startswith(".") for part in path.relative_to(folder).parts))

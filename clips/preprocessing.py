@@ -1,4 +1,4 @@
-"""The run of preprocess.py: workers extract, the main process computes spectrograms and face features in batches and writes.
+"""The run of preprocess.py: workers extract; the main process computes spectrograms and features in batches and writes files.
 
 Never imports TensorFlow: the networks are passed in.
 """
@@ -8,8 +8,8 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable
@@ -19,52 +19,53 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from clips import feature_files, fetch, recordings, sources, workers
-from clips.extraction import Extract, Work, timed
+from clips import feature_files, fetch, recordings, workers
+from clips.extraction import Extract, ExtractionSettings, timed
 from clips.reasons import MIN_SPEECH_SECONDS
 from clips.records import Line, append_lines, manifest_path
-from clips.sources import Source
+from clips.sources import Source, counted
 from utils import CLIP_SAMPLES, InputError, save_bytes
 
 BATCH = 8  # clips per pass of the networks
-TASKS_PER_WORKER = 8  # under way for each worker, which bounds the memory
-BATCH_SECONDS = 10  # s that a clip waits at most, about, for its batch to fill
-STAGES = ("fetch", "decode", "detect", "landmarks", "spectrogram", "embed", "write")  # whose time is measured
+TASKS_PER_WORKER = 8  # submitted at a time for each worker, which bounds the memory
+BATCH_SECONDS = 10  # s, about, that a clip waits at most for its batch to fill
+REPORT_SECONDS = 60  # s between two lines of progress where stderr is no terminal
+STAGES = ("fetch", "decode", "detect", "landmarks", "spectrogram", "embed", "write")  # whose durations are reported
 
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """What the main process computes with."""
+    """The computations of the main process."""
 
     spectrogram: Callable | None  # float32 (B, CLIP_SAMPLES) -> float32 (B, N_FRAMES, N_BINS, 2); None for photos
-    embed: Callable | None  # uint8 (B, FACE_SIZE, FACE_SIZE, 3), RGB -> float32 (B, D); None where the workers embed
+    embed: Callable | None  # uint8 (B, FACE_SIZE, FACE_SIZE, 3), RGB -> float32 (B, D); None if the workers embed
 
 
 def finish(batch: list[Extract], data: Path, networks: concurrent.futures.Future) -> tuple[list[Line], collections.Counter]:
     """Turn extracts into files under `data`.
 
     Args:
-        batch: 1 to BATCH, all of clips or all of photos.
-        networks: gives Networks.
+        batch: 1 to BATCH extracts, all from clips or all from photos.
+        networks: future of the Networks.
 
     Returns:
-        Their lines for the manifest, and the time taken by each stage, in s.
+        The lines for the manifest, and the duration of each stage, in s.
     """
-    compute, busy = networks.result(), collections.Counter()
-    filled = (batch * BATCH)[:BATCH]  # always as many: in another number of rows the last bit may round differently
+    compute, durations = networks.result(), collections.Counter()
+    filled = (batch * BATCH)[:BATCH]  # always BATCH rows: with another number the last bit may round differently
     spectrograms, speech = [None] * BATCH, [math.inf] * BATCH
     if batch[0].waveform is not None:
-        with timed(busy, "spectrogram"):
+        with timed(durations, "spectrogram"):
             speech = [recordings.speech_seconds(extract.waveform) for extract in batch]
             waveforms = np.stack([np.resize(extract.waveform, CLIP_SAMPLES) for extract in filled])  # shorter ones repeated
             waveforms = waveforms.astype(np.float32) / 32768  # (BATCH, CLIP_SAMPLES)
             spectrograms = compute.spectrogram(waveforms).astype(np.float16)  # (BATCH, N_FRAMES, N_BINS, 2)
     embeddings = [extract.embedding for extract in batch]
     if compute.embed:
-        with timed(busy, "embed"):
+        with timed(durations, "embed"):
             embeddings = compute.embed(np.stack([extract.face for extract in filled]))  # (BATCH, D)
     lines = []
-    with timed(busy, "write"):
+    with timed(durations, "write"):
         for extract, seconds, spectrogram, embedding in zip(batch, speech, spectrograms, embeddings):
             clip = extract.line.clip
             if seconds < MIN_SPEECH_SECONDS:
@@ -80,101 +81,108 @@ def finish(batch: list[Extract], data: Path, networks: concurrent.futures.Future
                 sizes["spectrogram_bytes"] = feature_files.save_array(feature_files.spectrogram_path(data, clip), spectrogram)
                 sizes["speech_seconds"] = round(seconds, 2)
             lines.append(dataclasses.replace(extract.line, **sizes))
-    return lines, busy
+    return lines, durations
 
 
 def jpeg(picture: np.ndarray) -> bytes:
     """Return a picture, uint8 (height, width, 3), RGB, as JPEG."""
-    return cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()  # OpenCV wants BGR
+    return cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()  # OpenCV expects BGR
 
 
-def preprocess(options, load_networks) -> int:
-    """Do all that preprocess.py was asked for.
+def preprocess(
+    source: Source, data: Path, settings: ExtractionSettings, load_networks, n_workers: int, scheduler: str | None = None
+) -> int:
+    """Make a source's clips or photos ready.
 
     Args:
-        options: of preprocess.py.
-        load_networks: function of --face-model and of whether there is sound, to what `finish` computes with; it takes seconds,
-            and runs while the workers begin.
+        source: of `sources.rows_of` or `sources.photos_of`.
+        data: folder to write to.
+        load_networks: function of the face model and of whether there is sound, which returns Networks. Loading takes seconds
+            and happens while the workers start, unless all is ready already.
+        n_workers: number of processes on this machine.
+        scheduler: address of a Dask scheduler, whose workers are used instead.
 
     Returns:
         The exit code.
 
     Raises:
-        InputError: if nothing became ready, or input or a cluster is at fault.
+        InputError: if no clip or photo became ready, or the cluster or the networks cannot be used.
     """
-    manner = fetch.Manner(
-        options.url_template,
-        options.sleep,
-        options.bytes_per_second(),
-        options.cookies and options.cookies.read_text(encoding="utf-8", errors="replace"),
-        options.proxy,
-    )
-    work = Work((options.videos or options.data / "videos").absolute(), options.detector, options.face_model, manner)
-    fetch.remove_leftovers(work.videos)
+    fetch.remove_leftovers(settings.videos)
     with concurrent.futures.ThreadPoolExecutor(1) as finisher, contextlib.ExitStack() as stack:
-        source = sources.rows_of(options) if options.csv else sources.photos_of(options)
-        networks = finisher.submit(load_networks, options.face_model, options.csv is not None)
-        start, window = functools.partial(workers.start_pool, options.workers), TASKS_PER_WORKER * options.workers
-        if options.scheduler:
-            from clips import cluster  # takes half a second, and only this needs it
+        load = functools.partial(finisher.submit, load_networks, settings.face_model, source.unit == "row")
+        if scheduler:
+            from clips import cluster  # imports distributed, which takes half a second
 
-            client, n_threads = cluster.connect(options.scheduler)
+            client, n_workers = cluster.connect(scheduler)
             stack.enter_context(client)
-            start, window = functools.partial(client.get_executor, pure=False), TASKS_PER_WORKER * n_threads
+
+        def start():
+            if scheduler:
+                tqdm.write(f"preprocess: using {counted(n_workers, 'thread')} of the workers at {scheduler}", sys.stderr)
+                return client.get_executor(pure=False)
+            tqdm.write(f"preprocess: starting {counted(n_workers, 'worker')}", sys.stderr)
+            return workers.start_pool(n_workers)
+
         try:
-            return run(options, source, work, networks, start, window, finisher)
+            return _run(source, data, settings, load, start, TASKS_PER_WORKER * n_workers, finisher)
         except concurrent.futures.CancelledError:
             raise InputError(
-                f"--scheduler: expected the Dask scheduler at {options.scheduler} to stay, lost it; what is written stays; "
-                "the same command goes on from here"
+                f"--scheduler: expected the Dask scheduler at {scheduler} to keep running, lost the connection; all files "
+                "written so far are complete, and the same command continues from there"
             ) from None
-        finally:
-            for worker in multiprocessing.active_children():  # after Ctrl-C, say, one may be waiting for its turn to fetch
-                worker.terminate()
 
 
-def run(options, source: Source, work: Work, networks, start, window: int, finisher) -> int:
-    """Do what is to be done, and say what came of it: the second half of main. Returns the exit code."""
-    started, busy = time.perf_counter(), collections.Counter()
-    counts, n_before = collections.Counter(), 0  # of statuses
-    progress = tqdm(desc="preprocess", total=source.n, unit=source.unit)
+def _run(source: Source, data: Path, settings: ExtractionSettings, load, start, window: int, finisher) -> int:
+    """Process the tasks of a source and report the result. Returns the exit code."""
+    started, durations = time.perf_counter(), collections.Counter()
+    counts, n_before, reported = collections.Counter(), 0, started  # counts of statuses
+    progress = tqdm(desc="preprocess", total=source.n, unit=source.unit, disable=None)  # no bar unless stderr is a terminal
 
     def record(lines):
-        append_lines(options.data, lines)
+        append_lines(data, lines)
         count(line.status for line in lines)
 
     def count(statuses, before=False):
-        nonlocal n_before
+        nonlocal n_before, reported
         n, n_ready = counts.total(), counts["ready"]
         counts.update(statuses)
         n_before += (counts["ready"] - n_ready) * before
         progress.update(counts.total() - n)
+        if progress.disable and time.perf_counter() >= reported + REPORT_SECONDS:
+            reported = time.perf_counter()
+            rows = f"{counts.total()} of {counted(source.n, source.unit)}"
+            print(f"preprocess: {rows}, {counts['ready']} ready", file=sys.stderr)
 
     finishing, batch, batch_finished, bot_check = collections.deque(), [], started, None
 
     def collect(at_most):
         while len(finishing) > at_most or (finishing and finishing[0].done()):
             lines, seconds = finishing.popleft().result()
-            busy.update(seconds)
+            durations.update(seconds)
             record(lines)
 
     def finish_batch():
         nonlocal batch_finished
         batch_finished = time.perf_counter()
-        finishing.append(finisher.submit(finish, list(batch), options.data, networks))
+        finishing.append(finisher.submit(finish, list(batch), data, networks))
         batch.clear()
 
-    with progress:
-        function, tasks = functools.partial(source.extract, work=work), source.tasks(record, count)
-        for task, result in workers.in_parallel(start, function, tasks, window):
+    with progress, contextlib.ExitStack() as stack:
+        tasks, results = source.tasks(record, count), ()
+        if first := next(tasks, None):  # without a task no networks are loaded
+            networks = load()
+            results = workers.in_parallel(start, source.extract, itertools.chain([first], tasks), window)
+            stack.enter_context(contextlib.closing(results))
+        for task, result in results:
             if networks.done():
-                networks.result()  # raises what keeps them from starting
+                networks.result()  # raises the error that kept them from loading
             if result is None:
-                record([Line(item.clip, "crashed", "", options.face_model, options.detector) for item in task])
+                record([Line(item.clip, "crashed", "", settings.face_model, settings.detector) for item in task])
                 continue
-            results, seconds = result
-            busy.update(seconds)
-            for extract_or_line in results:
+            extracts, seconds = result
+            durations.update(seconds)
+            for extract_or_line in extracts:
                 if isinstance(extract_or_line, Extract):
                     batch.append(extract_or_line)
                     if len(batch) == BATCH:
@@ -192,32 +200,36 @@ def run(options, source: Source, work: Work, networks, start, window: int, finis
             finish_batch()
         collect(at_most=0)
 
-    if busy:
-        shares = ", ".join(f"{stage} {busy[stage] / busy.total():.0%}" for stage in STAGES)
-        n, seconds = counts["ready"] - n_before, time.perf_counter() - started
-        print(f"preprocess: {n} {source.product} in {seconds:.1f} s; share of the work: {shares}", file=sys.stderr)
-    return summarise(options, source, counts, n_before, bot_check)
+    if durations:
+        shares = ", ".join(f"{stage} {durations[stage] / durations.total():.0%}" for stage in STAGES)
+        made, seconds = counted(counts["ready"] - n_before, source.product), time.perf_counter() - started
+        print(f"preprocess: {made} in {seconds:.1f} s; share of the work: {shares}", file=sys.stderr)
+    return _summarise(source, data, counts, n_before, bot_check)
 
 
-def summarise(options, source: Source, counts: collections.Counter, n_before: int, bot_check: Line | None) -> int:
-    """Say what became of all. Returns the exit code; raises InputError for a run that stopped or made nothing."""
+def _summarise(source: Source, data: Path, counts: collections.Counter, n_before: int, bot_check: Line | None) -> int:
+    """Print the summary. Returns the exit code; raises InputError if the run was stopped or nothing is ready."""
     skipped = counts - collections.Counter(ready=counts["ready"])
     reasons = ", ".join(f"{reason} {n}" for reason, n in skipped.most_common())
     not_reached = source.n - counts.total()
     print(
-        f"preprocess: {source.n} {source.unit}s, {counts['ready']} {source.product} ready ({n_before} of them before), "
-        f"{skipped.total()} skipped"
+        f"preprocess: {counted(source.n, source.unit)}, {counted(counts['ready'], source.product)} ready "
+        f"({n_before} of them before), {skipped.total()} skipped"
         + (f" ({reasons})" if reasons else "")
         + (f", {not_reached} not reached" if not_reached else "")
     )
     if bot_check:
         raise InputError(
             f"{bot_check.clip}: expected a video, found the question whether you are a robot; wait some hours, or pass the "
-            "--cookies of a browser in which you have answered it; then the same command goes on from here"
+            "--cookies of a browser in which you have answered the question; then the same command continues from here"
+        )
+    if source.n == 0:
+        raise InputError(
+            f"{source.path}: expected at least one {source.unit}, found none in this part; pass a smaller N in --shard"
         )
     if counts["ready"] == 0:
         raise InputError(
             f"{source.path}: expected at least one {source.unit} to give a face, found none; "
-            f"{manifest_path(options.data)} says why"
+            f"{manifest_path(data)} names the reason for each"
         )
     return 0

@@ -2,38 +2,38 @@
 
 from utils import CLIP_SECONDS
 
-SILENCE_DB = 60  # dB below full scale: sound that is never louder is silence
-MIN_SPEECH_SECONDS = 0.5  # s of a clip that must be louder than that
-SMALLEST_FACE = 40  # pixels, side of the detector's box in the frame: the crop is 224
+SILENCE_DB = 60  # dB below full scale: quieter sound is silence
+MIN_SPEECH_SECONDS = 0.5  # s of a clip that must be louder than silence
+MIN_FACE_PIXELS = 40  # pixels, side of the detector's box in the frame: the crop has 224
 
 REASONS = {
-    "bad-row": "not five values, or id, times or face centre make no sense; the detail says which",
-    "bot-check": "the site wants to know whether you are a robot: the run stops; pass --cookies",
-    "rate-limited": "the site let nothing through any more, even after waiting",
-    "age-gated": "the site wants proof of age: pass --cookies of an account that has given it",
-    "region": "not shown in this country: pass --proxy",
+    "bad-row": "not five values, or the id, the times or the face centre make no sense; the detail says which",
+    "bot-check": "the site asks whether you are a robot: the run stops; pass --cookies",
+    "rate-limited": "the site refused further requests, even after waiting",
+    "age-gated": "the site asks for proof of age: pass --cookies of an account that has given it",
+    "region": "blocked in this country: pass --proxy",
     "private": "not public: private, for members only, or for payment",
-    "removed": "gone: taken down by its owner or the site, or it never was there (HTTP 404, 410)",
+    "removed": "taken down by its owner or the site, or never existed (HTTP 404, 410)",
     "forbidden": "the server refused (HTTP 401, 403): most often yt-dlp is out of date",
-    "network": "connection failed, stalled, or broke off",
-    "not-fetched": "yt-dlp failed in another way, told by the detail: most often it is out of date",
-    "unreadable": "no picture, or no sound, can be read out of the file",
+    "network": "the connection failed, stalled or broke off",
+    "not-fetched": "yt-dlp failed in another way, named in the detail: most often yt-dlp is out of date",
+    "unreadable": "the file holds no readable picture, or no readable sound",
     "no-sound": "the clip has no sound track",
-    "silent": f"less than {MIN_SPEECH_SECONDS} s of the sound are louder than -{SILENCE_DB} dB of full scale",
+    "silent": f"less than {MIN_SPEECH_SECONDS} s of the sound is louder than -{SILENCE_DB} dB of full scale",
     "no-face": f"no face in the frames examined, one a second over {CLIP_SECONDS} s, or in the photo",
-    "speaker-not-found": "faces, but none near the centre that the csv gives",
-    "face-too-small": f"the speaker's face is less than {SMALLEST_FACE} pixels high",
-    "face-blurred": "the speaker's face is too blurred to be worth a feature",
-    "crashed": "the worker process died of this clip, twice",
+    "speaker-not-found": "there are faces, but none near the centre given in the csv",
+    "face-too-small": f"the speaker's face is less than {MIN_FACE_PIXELS} pixels high",
+    "face-blurred": "the speaker's face is too blurred for a meaningful feature",
+    "crashed": "the worker process died twice while working on this clip",
 }
-# Reasons that may pass: a later run tries these clips again. All others are final, unless --retry names them.
+# Temporary reasons: a later run tries these clips again. All others are final, unless --retry names them.
 RETRIED = ("bot-check", "rate-limited", "forbidden", "network", "not-fetched", "crashed")
-# Reasons of the face detector, in order: the last one that a clip reaches is reported.
+# Reasons given by face detection, by progress: the last one that a clip reaches is reported.
 FACE_REASONS = ("no-face", "speaker-not-found", "face-too-small", "face-blurred")
 
 
 class Skip(Exception):
-    """A clip cannot be made ready; `reason` is a key of REASONS, `detail` one line of what else is known."""
+    """A clip cannot be made ready. `reason` is a key of REASONS, `detail` is one line of further information."""
 
     def __init__(self, reason: str, detail: str = ""):
         assert reason in REASONS

@@ -4,6 +4,7 @@ Never imports TensorFlow.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -11,106 +12,143 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clips.extraction import extract, extract_photos
+from clips import extraction, feature_files, records
 from clips.reasons import FACE_REASONS, REASONS, RETRIED
-from clips.records import (
-    PHOTO_SIZES,
-    PROBLEMS,
-    SIZES,
-    Line,
-    Photo,
-    Row,
-    find_photos,
-    hash_names,
-    in_order_of_videos,
-    is_ready,
-    read_manifest,
-    read_rows,
-    shard_of,
-)
+from utils import InputError
 
-SEGMENTS_PER_TASK = 32  # clips of one video that a worker takes at a time
+CLIPS_PER_TASK = 32  # of one video, for a worker at a time
 PHOTOS_PER_TASK = 8
-
-
-def settled(data: Path, clip: str, line, columns: tuple[str, ...], options) -> str | None:
-    """Return the status of a clip or photo that needs nothing more; None for one that is to be tried.
-
-    Args:
-        line: of the manifest.
-        columns: of the sizes of its files.
-    """
-    if line.status == "ready":
-        sizes = {column: getattr(line, column) for column in columns}
-        return "ready" if line.face_model == options.face_model and is_ready(data, clip, sizes) else None
-    if line.status not in REASONS or line.status in RETRIED or line.status in options.retry:
-        return None
-    if line.status in FACE_REASONS and options.detector == "cnn" and line.detector == "hog":
-        return None
-    return line.status
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a run goes through: the rows of a csv, or photos."""
+    """The material of a run: the rows of a csv, or photos."""
 
-    n: int  # of them
-    unit: str  # what one of them is called
-    product: str  # and what becomes of them
-    path: Path  # of the csv, or of the folder
-    tasks: Callable  # of functions `record`, of lines, and `count`, of statuses: gives lists of items for a worker
+    n: int  # rows or photos
+    unit: str  # "row" or "photo"
+    product: str  # "clip" or "face"
+    path: Path  # of the csv, or of the folder of photos
+    tasks: Callable  # (record, count) -> lists of items for a worker; record takes manifest lines, count takes statuses
     extract: Callable  # what a worker does with such a list
 
 
-def rows_of(options) -> Source:
-    """Read the csv."""
-    ids, rows = read_rows(options.csv, options.limit)
-    shard, n_shards = options.shards()
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless n is 1."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def rows_of(
+    csv: Path,
+    data: Path,
+    settings: extraction.ExtractionSettings,
+    retry: tuple[str, ...] = (),
+    limit: int | None = None,
+    shard: tuple[int, int] = (1, 1),
+) -> Source:
+    """Read the csv.
+
+    Args:
+        csv: path of the csv.
+        data: folder to write to.
+        retry: reasons for which clips are tried again.
+        limit: number of lines to read, or None for all.
+        shard: (i, n) for the i-th of n parts of the videos.
+
+    Raises:
+        InputError: if the file is not a csv of five columns, or `data` holds features of another face model.
+    """
+    ids, rows = records.read_rows(csv, limit)
+    i, n_shards = shard
     if n_shards > 1:
-        mine = np.array([shard_of(video_id, n_shards) == shard for video_id in ids] + [shard == 1])
-        rows = rows[mine[rows.video]]  # a line without id has the position -1, the last
-    manifest = read_manifest(options.data)
+        mine = np.array([records.shard_of(video_id, n_shards) == i for video_id in ids] + [i == 1])
+        rows = rows[mine[rows.video]]  # a line without an id has position -1, the last
+    manifest = _manifest_of(data, settings.face_model)
 
     def rows_to_do(record, count):
         bad = rows[rows.problem > 0]
-        names = [f"{options.csv.name} line {line}" for line in bad.line]
-        known = manifest.status.reindex(hash_names(names)).tolist()
-        record([Line(name, "bad-row", PROBLEMS[p]) for name, p, was in zip(names, bad.problem, known) if was != "bad-row"])
-        count("bad-row" for was in known if was == "bad-row")
-        sound = rows[rows.problem == 0]
-        duplicate = sound.assign(start=sound.start.round(6), end=sound.end.round(6)).duplicated(["video", "start", "end"])
+        names = [f"{csv.name} line {line}" for line in bad.line]
+        known = manifest.status.reindex(records.hash_names(names)).tolist()
+        record(
+            [
+                records.Line(name, "bad-row", records.PROBLEMS[problem])
+                for name, problem, status in zip(names, bad.problem, known)
+                if status != "bad-row"
+            ]
+        )
+        count("bad-row" for status in known if status == "bad-row")
+        valid = rows[rows.problem == 0]
+        duplicate = valid.assign(start=valid.start.round(6), end=valid.end.round(6)).duplicated(["video", "start", "end"])
         count("duplicate" for _ in range(duplicate.sum()))
-        for chunk in in_order_of_videos(ids, sound[~duplicate]):
-            yield from items_to_do(chunk, manifest, SIZES, options, count)
+        for chunk in records.rows_by_video(ids, valid[~duplicate]):
+            yield from _items_to_do(chunk, data, manifest, records.SIZES, settings, retry, count)
 
     def tasks(record, count):
         for _, of_video in itertools.groupby(rows_to_do(record, count), key=lambda row: row.video_id):
-            while task := list(itertools.islice(of_video, SEGMENTS_PER_TASK)):
+            while task := list(itertools.islice(of_video, CLIPS_PER_TASK)):
                 yield task
 
-    return Source(len(rows), "row", "clips", options.csv, tasks, extract)
+    return Source(len(rows), "row", "clip", csv, tasks, functools.partial(extraction.extract_clips, settings=settings))
 
 
-def photos_of(options) -> Source:
-    """Find the photos."""
-    shard, n_shards = options.shards()
-    photos = [photo for photo in find_photos(options.faces, options.limit) if shard_of(photo.video_id, n_shards) == shard]
-    manifest = read_manifest(options.data)
+def photos_of(
+    folder: Path,
+    data: Path,
+    settings: extraction.ExtractionSettings,
+    retry: tuple[str, ...] = (),
+    limit: int | None = None,
+    shard: tuple[int, int] = (1, 1),
+) -> Source:
+    """Find the photos in a folder. Args and Raises as `rows_of`; a shard is a part of the people."""
+    i, n_shards = shard
+    photos = [photo for photo in records.find_photos(folder, limit) if records.shard_of(photo.video_id, n_shards) == i]
+    manifest = _manifest_of(data, settings.face_model)
 
     def tasks(record, count):
-        to_do = items_to_do(photos, manifest, PHOTO_SIZES, options, count)
+        to_do = _items_to_do(photos, data, manifest, records.PHOTO_SIZES, settings, retry, count)
         while task := list(itertools.islice(to_do, PHOTOS_PER_TASK)):
             yield task
 
-    return Source(len(photos), "photo", "faces", options.faces, tasks, extract_photos)
+    extract = functools.partial(extraction.extract_photos, settings=settings)
+    return Source(len(photos), "photo", "face", folder, tasks, extract)
 
 
-def items_to_do(items: list[Row] | list[Photo], manifest: pd.DataFrame, columns, options, count):
+def _manifest_of(data: Path, face_model: str) -> pd.DataFrame:
+    """Read the manifest. Raises InputError if `data` holds features of another face model, which a run would replace."""
+    manifest = records.read_manifest(data)
+    others = manifest[(manifest.status == "ready") & manifest.face_model.notna() & (manifest.face_model != face_model)]
+    if len(others):
+        names = [path.stem for path in feature_files.embedding_path(data, "*").parent.glob("*.pkl")]
+        others = others[others.index.isin(records.hash_names(names))]
+    if len(others):
+        features = f"{counted(len(others), 'feature')} in {data}"
+        raise InputError(
+            f"--face-model: expected {others.face_model.iloc[0]}, the model of {features}, found {face_model}; pass another "
+            f"--data, or delete {feature_files.embedding_path(data, '*').parent}"
+        )
+    return manifest
+
+
+def _items_to_do(items: list[records.Row] | list[records.Photo], data: Path, manifest, columns, settings, retry, count):
     """Yield the items that are to be tried, and count the others by their status."""
-    known = manifest.reindex(hash_names([item.clip for item in items]))
+    known = manifest.reindex(records.hash_names([item.clip for item in items]))
     for item, line in zip(items, known.itertuples()):
-        status = settled(options.data, item.clip, line, columns, options)
-        if status:
-            count([status], before=True)
+        ready = line.status == "ready" and line.face_model == settings.face_model
+        if ready and records.is_ready(data, item.clip, {column: getattr(line, column) for column in columns}):
+            count(["ready"], before=True)
+        elif is_final(line.status, line.detector, settings.detector, retry):
+            count([line.status], before=True)
         else:
             yield item
+
+
+def is_final(status, detector_before, detector: str, retry: tuple[str, ...]) -> bool:
+    """Tell whether a clip or photo with a status in the manifest is not to be tried again.
+
+    Args:
+        status, detector_before: of the manifest; nan if unknown.
+        detector: of this run; cnn tries clips again in which hog found no usable face.
+        retry: reasons for which clips are tried again.
+    """
+    if status not in REASONS or status in RETRIED or status in retry:
+        return False
+    return not (status in FACE_REASONS and detector == "cnn" and detector_before == "hog")

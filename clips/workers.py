@@ -1,6 +1,6 @@
-"""Processes that work in parallel: a pool on this machine, or the workers of a Dask cluster. What dies is done again.
+"""Processes that work in parallel: a pool on this machine, or the workers of a Dask cluster. Lost tasks are repeated.
 
-Never imports TensorFlow, and nor do the processes.
+Never imports TensorFlow, and neither do the processes.
 """
 
 import collections
@@ -14,15 +14,17 @@ import threading
 import cv2
 import threadpoolctl
 
+STALL_SECONDS = 5  # without a result, after which a dead process counts as the cause
+
 
 def compute_in_one_thread() -> None:
-    """Let OpenCV and the matrix products of this process take one thread: there are as many processes as processors."""
+    """Limit OpenCV and matrix products of this process to one thread: there are as many processes as processors."""
     cv2.setNumThreads(1)
     threadpoolctl.threadpool_limits(1)
 
 
 def start_worker() -> None:
-    """Set up a worker process: it computes in one thread, Ctrl-C is the main process's affair, and it never outlives that."""
+    """Set up a worker process: one thread; Ctrl-C is left to the main process; the worker ends when the main process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     compute_in_one_thread()
 
@@ -34,24 +36,43 @@ def start_worker() -> None:
 
 
 def start_pool(workers: int) -> concurrent.futures.Executor:
-    """Start worker processes, new ones rather than forks, which would carry TensorFlow along."""
+    """Start worker processes; they are spawned, because forks would inherit TensorFlow."""
     return concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
 
 
-def in_parallel(start, function, tasks, window: int):
-    """Compute function(task) of each task in a pool's processes, at most `window` of them under way.
+def _has_dead_process(pool) -> bool:
+    """Tell whether a process of a pool has died without the pool noticing.
 
-    Where processes die the pool is started anew, and what was under way is done again, bit by bit.
+    ProcessPoolExecutor does not notice when a process dies while sending a result: it waits for the rest of that result.
+    """
+    processes = list((getattr(pool, "_processes", None) or {}).values())
+    return not all(process.is_alive() for process in processes)
+
+
+def _stop(pool) -> None:
+    """End the processes of a pool at once; all tasks under way raise BrokenProcessPool."""
+    for process in list((pool._processes or {}).values()):
+        process.kill()
+    pool._result_queue._writer.close()  # the last end open for writing: whoever waits for the rest of a result stops waiting
+
+
+def in_parallel(start, function, tasks, window: int):
+    """Compute function(task) for each task in the processes of a pool.
+
+    If a process dies, the pool is restarted. The tasks under way are then repeated item by item, one at a time, which
+    separates the item that kills processes from the others. If the caller stops early, the processes are ended.
 
     Args:
         start: function that starts the pool, a concurrent.futures.Executor.
-        tasks: lists.
+        tasks: lists of items.
+        window: the most tasks submitted at a time.
 
     Yields:
-        Each task and its result, as they end; None for a task, of one item, whose process died twice when it was alone.
+        Each task and its result, in the order of completion. The result is None for a task of one item whose process died
+        twice while it ran alone.
     """
     tasks, under_way, pool = iter(tasks), {}, start()
-    alone, died, broken = collections.deque(), 0, False  # tasks that killed a process, perhaps; how often the first of them
+    suspects, n_deaths, broken = collections.deque(), 0, False  # tasks to run alone; how often the first one's process died
 
     def submit(task):
         try:
@@ -65,32 +86,37 @@ def in_parallel(start, function, tasks, window: int):
         while True:
             if broken and not under_way:
                 pool, broken = start(), False
-            if alone and not under_way:
-                submit(alone[0])
-            elif not alone and not broken:
+            if suspects and not under_way:
+                submit(suspects[0])
+            elif not suspects and not broken:
                 for task in itertools.islice(tasks, window - len(under_way)):
                     submit(task)
             if not under_way:
                 return
-            done, _ = concurrent.futures.wait(under_way, return_when=concurrent.futures.FIRST_COMPLETED)
+            done, _ = concurrent.futures.wait(under_way, STALL_SECONDS, concurrent.futures.FIRST_COMPLETED)
+            if not done and _has_dead_process(pool):
+                _stop(pool)
             for future in done:
                 task, error = under_way.pop(future), future.exception()
-                suspected = bool(alone) and task is alone[0]
+                ran_alone = bool(suspects) and task is suspects[0]
                 if error is None:
-                    if suspected:
-                        alone.popleft()
-                        died = 0
+                    if ran_alone:
+                        suspects.popleft()
+                        n_deaths = 0
                     yield task, future.result()
                 elif isinstance(error, concurrent.futures.BrokenExecutor) or type(error).__name__ == "KilledWorker":  # Dask's
-                    broken, died = True, died + suspected
-                    if not suspected:
-                        alone.extend([item] for item in task)
-                    elif died == 2:
-                        yield alone.popleft(), None
-                        died = 0
+                    broken, n_deaths = True, n_deaths + ran_alone
+                    if not ran_alone:
+                        suspects.extend([item] for item in task)
+                    elif n_deaths == 2:
+                        yield suspects.popleft(), None
+                        n_deaths = 0
                 else:
                     raise error
     finally:
-        for future in under_way:
-            future.cancel()
+        if under_way and isinstance(pool, concurrent.futures.ProcessPoolExecutor):
+            _stop(pool)
+        else:
+            for future in under_way:
+                future.cancel()
         pool.shutdown(wait=False)

@@ -1,10 +1,10 @@
-"""Make the demo's talking heads: synthetic people, each with a drawn face and a synthetic voice.
+"""Make the demo's talking heads: synthetic people, each with a rendered face and a synthetic voice.
 
-A person is a handful of latent traits (`Person`). Some shape both the face and the voice, so that a voice predicts its face
-well; others show in one of the two only, so that it does not do so perfectly. Everything follows from --seed. This is
-material for trying the program out; it says nothing about real people.
+A person is a set of latent traits (`Person`). Some traits shape both the face and the voice, so that the voice predicts the
+face well; others shape only one of the two, so that the prediction is not perfect. Everything follows from --seed. The demo
+serves to try the program out; it says nothing about real people.
 
-Writes <out>/videos/<clip>.mp4 (H.264 and AAC) and <out>/avspeech_demo.csv, in AVSpeech's five columns.
+Writes <out>/videos/<clip>.mp4 (H.264 and AAC) and <out>/avspeech_demo.csv, with AVSpeech's five columns.
 
     python data/make_demo.py --out data/demo-0 --seed 0
 """
@@ -17,28 +17,31 @@ import sys
 import tempfile
 from pathlib import Path
 
-import cv2
-import imageio_ffmpeg
-import numpy as np
-import scipy.io.wavfile
-import scipy.signal
-from tqdm import tqdm
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils import SAMPLE_RATE, check, clip_name, option, parse_options, replacing, reporting_errors
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+try:
+    import cv2
+    import imageio_ffmpeg
+    import numpy as np
+    import scipy.io.wavfile
+    import scipy.signal
+    from tqdm import tqdm
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: expected the package {error.name}, found none; run: source .venv/bin/activate") from None
 
 WIDTH, HEIGHT = 640, 360  # pixels
 FRAMES_PER_SECOND = 15
-MOUTH_STEPS = 8  # drawn mouths from closed to wide open
+MOUTH_STEPS = 8  # rendered mouths, from closed to wide open
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    out: Path = option("folder to write to", Path("data/demo-0"))
-    people: int = option("number of people, one clip each", 320)
-    seed: int = option("seed of everything random", 0)
-    workers: int = option("processes", os.cpu_count())
+    out: Path = option("folder to write to", Path("data/demo-0"), metavar="FOLDER")
+    people: int = option("number of people, one clip each; fewer people make a quicker demo", 320, metavar="N")
+    seed: int = option("seed of all random numbers; another seed makes other people", 0, metavar="N")
+    workers: int = option("number of processes; lower the number to leave processors free", os.cpu_count(), metavar="N")
 
     def __post_init__(self):
         check(1 <= self.people <= 9999, f"--people: expected 1 to 9999, found {self.people}")
@@ -50,23 +53,23 @@ class Options:
 class Person:
     """Latent traits, each in [0, 1]."""
 
-    # Heard and seen.
+    # In voice and face.
     build: float  # long vocal tract, low formants | broad jaw, long face, wide nose
     pitch: float  # high voice | thin brows, full lips, large eyes, no beard
     age: float  # rough, breathy, slow voice | lines, grey hair, heavy lids
     accent: float  # vowel set, brightness | complexion, hair colour, slant and distance of the eyes
-    # Seen only.
+    # In the face only.
     hair: float
     glasses: float
     backdrop: float
     nose: float
-    # Heard only.
+    # In the voice only.
     rate: float
     liveliness: float
     loudness: float
 
 
-def draw_person(rng) -> Person:
+def sample_person(rng) -> Person:
     return Person(*rng.uniform(size=len(dataclasses.fields(Person))))
 
 
@@ -87,7 +90,7 @@ BLOCK = SAMPLE_RATE // 100  # samples between two settings of the formant filter
 
 
 def syllables(person: Person, n_blocks: int, rng):
-    """Plan what is said: per block the loudness, the formants and the share of hiss; pauses have loudness 0.
+    """Plan the speech: loudness, formants and share of hiss for each block; pauses have loudness 0.
 
     Returns:
         loudness float (n_blocks,) in [0, 1], formants float (n_blocks, 4) in Hz, hiss float (n_blocks,) in [0, 1].
@@ -115,22 +118,22 @@ def syllables(person: Person, n_blocks: int, rng):
 
 
 def synthesise(person: Person, seconds: float, rng):
-    """Let a person speak.
+    """Synthesise the speech of a person.
 
     Returns:
-        int16 (samples,) at SAMPLE_RATE, and the loudness per block of 10 ms in [0, 1], which moves the mouth.
+        int16 (samples,) at SAMPLE_RATE, and the loudness of each block of 10 ms in [0, 1], which opens the mouth.
     """
     n_blocks = int(seconds * SAMPLE_RATE) // BLOCK
     loudness, formants, hiss = syllables(person, n_blocks, rng)
     n_samples = n_blocks * BLOCK
 
-    # Pitch in Hz: melody over half seconds, falling towards the end; roughness moves it from period to period.
+    # Pitch in Hz: a melody with a knot every half second, falling towards the end, and roughness from period to period.
     knots = rng.normal(size=int(seconds * 2) + 2) * (0.04 + 0.08 * person.liveliness)
     melody = np.interp(np.linspace(0, len(knots) - 1, n_samples), np.arange(len(knots)), knots)
     rough = np.repeat(rng.normal(size=n_samples // 80 + 1), 80)[:n_samples] * 0.06 * person.age
     pitch = 85 * (290 / 85) ** person.pitch * np.exp(melody + rough - 0.1 * np.linspace(-1, 1, n_samples))
 
-    # Rosenberg's glottal pulse: the flow rises, falls and stays shut; its slope is the source.
+    # Rosenberg's glottal pulse: the flow rises, falls and stays at zero; its slope is the source.
     phase = np.cumsum(pitch / SAMPLE_RATE) % 1
     rising, falling = 0.5 * (1 - np.cos(np.pi * phase / 0.4)), np.cos(np.pi * (phase - 0.4) / 0.4)
     flow = np.where(phase < 0.4, rising, np.where(phase < 0.6, falling, 0))
@@ -139,7 +142,7 @@ def synthesise(person: Person, seconds: float, rng):
     smooth_loudness, smooth_hiss = (np.repeat(v, BLOCK) for v in (loudness, hiss))
     source = smooth_loudness * ((1 - smooth_hiss) * voiced + breath) + smooth_hiss * rng.normal(size=n_samples) * 0.02
 
-    # Formants: second-order resonators in a row, set anew every block.
+    # Formants: second-order resonators in series, updated every block.
     bandwidths = BANDWIDTHS * (1 + 0.5 * person.age)
     for number in range(formants.shape[1]):
         radius = np.exp(-np.pi * bandwidths[number] / SAMPLE_RATE)
@@ -166,9 +169,10 @@ def mix(a, b, t):
 
 
 class Sketch:
-    """A picture under way, with the person's colours and measures.
+    """An unfinished picture, with the colours and proportions of the person.
 
-    Face coordinates: u from ear to ear, v from crown to chin, each in [-1, 1]; lengths likewise. Thickness is in pixels.
+    Face coordinates: u from the left to the right edge of the head, v from crown to chin, each in [-1, 1]; lengths likewise.
+    Thickness is in pixels.
     """
 
     def __init__(self, person: Person, centre, grain_seed: int):
@@ -199,22 +203,22 @@ class Sketch:
         cv2.ellipse(image, self.at(u, v), axes, angle, start, end, colour, thickness, cv2.LINE_AA, 4)
 
     def curve(self, point, ends, n, colour, thickness):
-        """Draw the curve that `point` runs through, from t = ends[0] to ends[1], in n - 1 chunks."""
+        """Draw the curve point(t) from t = ends[0] to ends[1], in n - 1 straight segments."""
         corners = np.array([self.at(*point(t)) for t in np.linspace(*ends, n)], np.int32)
         cv2.polylines(self.image, [corners], False, colour, max(1, round(thickness)), cv2.LINE_AA, 4)
 
     def paint(self, colours, mask):
-        """Lay colours, float (HEIGHT, WIDTH, 3), over the picture where the mask, uint8 (HEIGHT, WIDTH), is 255."""
+        """Paint colours, float (HEIGHT, WIDTH, 3), over the picture where the mask, uint8 (HEIGHT, WIDTH), is 255."""
         alpha = (mask / 255.0)[..., None]
         self.image = np.clip(self.image * (1 - alpha) + colours * alpha, 0, 255).astype(np.uint8)
 
     def shade(self, u, v, a, b, strength):
-        """Return a soft light (strength > 0) or shade, float (HEIGHT, WIDTH)."""
+        """Return a soft light (strength > 0) or shadow (strength < 0), float (HEIGHT, WIDTH)."""
         return strength * np.exp(-(((self.across - u) / a) ** 2) - ((self.down - v) / b) ** 2)
 
 
 def draw_body(sketch: Sketch) -> None:
-    """Draw what is behind the face: backdrop, shoulders, hair, neck, ears."""
+    """Draw everything behind the face: backdrop, shoulders, hair, neck and both sides of the head."""
     person = sketch.person
     top, bottom = mix((70, 90, 130), (190, 170, 140), person.backdrop), mix((30, 40, 60), (120, 130, 120), person.backdrop)
     ramp = np.linspace(0, 1, HEIGHT)[:, None, None]
@@ -230,7 +234,7 @@ def draw_body(sketch: Sketch) -> None:
 
 
 def draw_head(sketch: Sketch) -> None:
-    """Draw the head, an egg as wide below as the jaw, with light, grain, beard, and the shades of eyes, cheeks and nose."""
+    """Draw the head, an egg with the width of the jaw below, with light, grain, beard and shadows of eyes, cheeks and nose."""
     person, across, down = sketch.person, sketch.across, sketch.down
     angle = np.linspace(0, 2 * np.pi, 200)
     lower = np.sin(angle) > 0
@@ -257,7 +261,7 @@ def draw_head(sketch: Sketch) -> None:
 
 
 def draw_fringe(sketch: Sketch) -> None:
-    """Draw the hair over the forehead; its line is higher with age."""
+    """Draw the hair over the forehead; the hairline recedes with age."""
     person = sketch.person
     cap, forehead = np.zeros((2, HEIGHT, WIDTH), np.uint8)
     sketch.ellipse(0, -0.42, 1.04, 0.66, 255, image=cap)
@@ -307,7 +311,7 @@ def draw_lines(sketch: Sketch) -> None:
 
 
 def draw_nose(sketch: Sketch) -> None:
-    """Draw nostrils and wings."""
+    """Draw nostrils and the sides of the nose."""
     width, tip = sketch.nose_width, sketch.nose_tip
     for side in (-1, 1):
         sketch.ellipse(side * width * 0.55, tip + 0.045, 0.045, 0.022, mix(sketch.shadow, (20, 5, 5), 0.4))
@@ -342,13 +346,13 @@ def draw_glasses(sketch: Sketch) -> None:
     sketch.curve(lambda t: (t * (u - 0.27), v), (-1, 1), 2, colour, 2)
 
 
-def draw_faces(person: Person, looks, centre, grain_seed: int) -> list[np.ndarray]:
-    """Draw a person, once for each look.
+def draw_faces(person: Person, expressions, centre, grain_seed: int) -> list[np.ndarray]:
+    """Draw a person once for each expression.
 
     Args:
-        looks: pairs (how open the mouth is, how open the eyes are), each in [0, 1].
+        expressions: pairs (opening of the mouth, opening of the eyes), each in [0, 1].
         centre: (x, y) of the face, pixels.
-        grain_seed: of the grain of skin and hair.
+        grain_seed: seed for the grain of skin and hair.
 
     Returns:
         List of uint8 (HEIGHT, WIDTH, 3), RGB.
@@ -359,7 +363,7 @@ def draw_faces(person: Person, looks, centre, grain_seed: int) -> list[np.ndarra
     draw_fringe(sketch)
     still = sketch.image
     images = []
-    for mouth_open, eyes_open in looks:
+    for mouth_open, eyes_open in expressions:
         sketch.image = still.copy()
         draw_eyes(sketch, eyes_open)
         draw_lines(sketch)
@@ -378,10 +382,10 @@ def make_clip(seed: int, number: int, videos: Path) -> tuple:
     """Make one person's clip: <videos>/<clip>.mp4.
 
     Returns:
-        The clip's row in AVSpeech's columns: id, start s, end s, and the face's centre as a fraction of width and height.
+        The row of the csv: id, start s, end s, and the centre of the face as a fraction of width and height.
     """
     rng = np.random.default_rng([seed, number])
-    person = draw_person(rng)
+    person = sample_person(rng)
     seconds = float(rng.uniform(5, 7))
     start = round(float(rng.uniform(0, 300)), 6)
     centre = float(rng.uniform(0.3, 0.7)) * WIDTH, float(rng.uniform(0.46, 0.52)) * HEIGHT
@@ -390,8 +394,8 @@ def make_clip(seed: int, number: int, videos: Path) -> tuple:
     end = round(start + len(sound) / SAMPLE_RATE, 6)
 
     grain = int(rng.integers(2**32))
-    looks = [(step / (MOUTH_STEPS - 1), 1) for step in range(MOUTH_STEPS)]
-    *mouths, blink = draw_faces(person, [*looks, (0.2, 0)], centre, grain)
+    talking = [(step / (MOUTH_STEPS - 1), 1) for step in range(MOUTH_STEPS)]
+    *mouths, blink = draw_faces(person, [*talking, (0.2, 0)], centre, grain)
     n_frames = round(len(sound) / SAMPLE_RATE * FRAMES_PER_SECOND)
     sway = np.cumsum(rng.normal(size=(n_frames, 2)), axis=0) * 0.7
     sway -= sway[0]
@@ -424,12 +428,13 @@ def main(argv=None) -> int:
     videos.mkdir(parents=True, exist_ok=True)
     with concurrent.futures.ProcessPoolExecutor(options.workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         jobs = [pool.submit(make_clip, options.seed, number, videos) for number in range(options.people)]
-        for job in tqdm(concurrent.futures.as_completed(jobs), "make_demo", len(jobs), unit="clip"):
+        for job in tqdm(concurrent.futures.as_completed(jobs), "make_demo", len(jobs), unit="clip", disable=None):
             job.result()
     table = options.out / "avspeech_demo.csv"
     with replacing(table) as temporary, open(temporary, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(job.result() for job in jobs)
-    print(f"make_demo: {options.people} clips in {videos}, listed in {table}")
+    n_clips = f"{options.people} clip{'s' * (options.people != 1)}"
+    print(f"make_demo: {n_clips} in {videos}, listed in {table}")
     return 0
 
 

@@ -5,7 +5,7 @@ import subprocess
 import librosa
 import numpy as np
 import pytest
-from conftest import FFMPEG, sound_rows
+from conftest import FFMPEG, valid_rows
 
 import utils
 
@@ -21,7 +21,7 @@ def test_demo_clips_are_h264_and_aac_in_avspeechs_columns(demo_clips):
     with open(demo_clips / "avspeech_demo.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert len(rows) == 30 and {len(row) for row in rows} == {5}
-    for row in sound_rows(demo_clips / "avspeech_demo.csv", 3)[0]:
+    for row in valid_rows(demo_clips / "avspeech_demo.csv", 3)[0]:
         shown = subprocess.run([FFMPEG, "-i", demo_clips / "videos" / f"{row.clip}.mp4"], capture_output=True, text=True).stderr
         assert "Video: h264" in shown and "Audio: aac" in shown and "640x360" in shown
         assert 4.9 < row.end - row.start < 7.1

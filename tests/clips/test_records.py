@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, sound_rows, write_csv
+from conftest import ROOT, valid_rows, write_csv
 
 import utils
 from clips import records, workers
@@ -17,13 +17,13 @@ from utils import InputError
 
 
 def test_a_row_of_avspeech(tmp_path):
-    rows, bad = sound_rows(write_csv(tmp_path / "a.csv", ("-1nRm4tQL0A", "24.76", "29.96", "0.5", "0.25")))
+    rows, bad = valid_rows(write_csv(tmp_path / "a.csv", ("-1nRm4tQL0A", "24.76", "29.96", "0.5", "0.25")))
     assert rows == [records.Row("-1nRm4tQL0A_024.760000-029.960000", "-1nRm4tQL0A", 24.76, 29.96, 0.5, 0.25)]
     assert bad == {}
 
 
 @pytest.mark.parametrize(
-    "line, said",
+    "line, problem",
     [
         (b"../../etc/passwd,1,2,0.5,0.5", "expected an id"),
         (b"--exec=touch x,1,2,0.5,0.5", "expected an id"),
@@ -53,44 +53,44 @@ def test_a_row_of_avspeech(tmp_path):
     ],
     ids=lambda value: str(value[:30]),
 )
-def test_a_bad_row_is_told_and_spoils_no_other(line, said, tmp_path):
+def test_a_bad_row_is_reported_and_affects_no_other(line, problem, tmp_path):
     path = tmp_path / "a.csv"
     for number in (2, 1):
         lines = [b"one,1,2,0.5,0.5", b"two,1,2,0.5,0.5"]
         lines.insert(number - 1, line)
         path.write_bytes(b"\n".join(lines) + b"\n")
         if number == 1 and line.count(b",") != 4:
-            continue  # a first line of another length makes another csv, tested below
-        rows, bad = sound_rows(path)
+            continue  # the first line determines the number of columns
+        rows, bad = valid_rows(path)
         assert [row.video_id for row in rows] == ["one", "two"]
-        assert list(bad) == [number] and bad[number].startswith(said)
+        assert list(bad) == [number] and bad[number].startswith(problem)
 
 
 def test_bom_crlf_blank_lines_and_ids_like_na(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"\xef\xbb\xbf-a,1.50,2,0.5,0.5\r\nNA,3,4,0.5,0.5\r\n\r\nnan,5,6,0.5,1e-1\r\n")
-    rows, bad = sound_rows(path)
+    rows, bad = valid_rows(path)
     assert [(row.video_id, row.start, row.y) for row in rows] == [("-a", 1.5, 0.5), ("NA", 3, 0.5), ("nan", 5, 0.1)]
     assert bad == {}
-    assert [row.video_id for row in sound_rows(path, 1)[0]] == ["-a"]
+    assert [row.video_id for row in valid_rows(path, 1)[0]] == ["-a"]
 
 
-def test_the_limit_is_of_lines(tmp_path):
+def test_the_limit_counts_lines(tmp_path):
     rows = [(f"v{i}", 1, 2, 0.5, 0.5) for i in range(10)]
     rows[2] = (*rows[2], 0.5)
     rows[4] = ("v4", 1, 2, 0.5, 5)
-    good, bad = sound_rows(write_csv(tmp_path / "a.csv", *rows), 6)
+    good, bad = valid_rows(write_csv(tmp_path / "a.csv", *rows), 6)
     assert [row.video_id for row in good] == ["v0", "v1", "v3", "v5"] and list(bad) == [3, 5]
 
 
-def test_rows_come_by_video_in_the_order_of_their_first_rows(tmp_path):
+def test_rows_are_grouped_by_video_in_the_order_of_their_first_rows(tmp_path):
     rows = [("b", 1, 2), ("a", 1, 2), ("b", 0, 1), ("c", 1, 2), ("a", 5, 6)]
     path = write_csv(tmp_path / "a.csv", *((*row, 0.5, 0.5) for row in rows))
-    assert [(row.video_id, row.start) for row in sound_rows(path)[0]] == [("b", 1), ("b", 0), ("a", 1), ("a", 5), ("c", 1)]
+    assert [(row.video_id, row.start) for row in valid_rows(path)[0]] == [("b", 1), ("b", 0), ("a", 1), ("a", 5), ("c", 1)]
 
 
 def test_a_csv_of_two_and_a_half_million_rows(tmp_path):
-    """In bounded time and memory: measured in a process of its own."""
+    """In bounded time and memory, measured in a separate process."""
     rng = np.random.default_rng(0)
     start = rng.uniform(0, 600, 260_000)
     ids = np.char.add("video", rng.integers(0, 270_000, len(start)).astype(str))
@@ -98,10 +98,10 @@ def test_a_csv_of_two_and_a_half_million_rows(tmp_path):
     text = frame.to_csv(header=False, index=False, float_format="%.6f")
     (tmp_path / "a.csv").write_text(text * 10)
     code = (
-        "import sys, time, resource, records; from pathlib import Path; import psutil\n"
+        "import sys, time, psutil; from pathlib import Path; from clips import records\n"
         "before = psutil.Process().memory_info().rss; started = time.time()\n"
         "ids, rows = records.read_rows(Path(sys.argv[1]))\n"
-        "first = next(records.in_order_of_videos(ids, rows))\n"
+        "first = next(records.rows_by_video(ids, rows))\n"
         "grown = psutil.Process().memory_info().rss - before\n"
         "print(len(rows), len(ids), len(first), time.time() - started, grown)"
     )
@@ -125,7 +125,7 @@ def photos_in(folder, *names):
 
 
 def test_photos_of_people_and_of_folders_of_people(tmp_path):
-    """A person's name may hold underscores; what tells their photos apart holds none."""
+    """The name of a person may hold underscores; the part that distinguishes the photos holds none."""
     expected = {
         "Jane.jpg": ("Jane_photo", "Jane"),
         "Jane_Doe.PNG": ("Jane_Doe_photo", "Jane_Doe"),
@@ -147,7 +147,7 @@ def test_photos_of_people_and_of_folders_of_people(tmp_path):
     assert records.find_photos(tmp_path, 3) == photos[:3]
 
 
-def test_no_photo_s_name_leads_out_of_its_folder(tmp_path):
+def test_no_name_of_a_photo_leads_out_of_its_folder(tmp_path):
     photos = records.find_photos(photos_in(tmp_path, "a\\b.jpg", "b\nc.jpg", "c,d.jpg", "a/x...png"))
     for photo in photos:
         assert not photo.clip.startswith(".") and set(photo.clip) <= set("abcdx.-_photo"), photo
@@ -156,14 +156,16 @@ def test_no_photo_s_name_leads_out_of_its_folder(tmp_path):
 @pytest.mark.parametrize(
     "names", [("a.jpg", "a.png"), ("a b.jpg", "a-b.jpg"), ("a.jpg", "a/photo.jpg"), ("a/1 2.jpg", "a/1_2.jpg")]
 )
-def test_two_photos_of_one_name_are_told(names, tmp_path):
-    with pytest.raises(InputError, match=r"expected another name than that of .*, found a.* for both; rename it") as raised:
+def test_two_photos_with_one_name_are_reported(names, tmp_path):
+    with pytest.raises(
+        InputError, match=r"expected a name that differs from .*, found a.* for both; rename the photo"
+    ) as raised:
         records.find_photos(photos_in(tmp_path, *names))
     assert all(str(tmp_path / name) in str(raised.value) for name in names)
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "名"])
-def test_long_names_become_files(letter, tmp_path):
+def test_long_names_are_shortened_to_file_names(letter, tmp_path):
     long = letter * (250 // len(letter.encode()) - 3)
     (photo,) = records.find_photos(photos_in(tmp_path, f"{long}/{long}.jpg"))
     for path_of in records.FILES.values():
@@ -180,13 +182,13 @@ def test_photos_are_found_from_anywhere(tmp_path, monkeypatch):
 def test_every_video_is_in_one_shard():
     shards = [records.shard_of(f"video{i}", 8) for i in range(8000)]
     assert set(shards) == set(range(1, 9)) and min(map(shards.count, range(1, 9))) > 850
-    assert [records.shard_of(video_id, 8) for video_id in ("-1nRm4tQL0A", "abc", "")] == [8, 3, 5]  # for ever
+    assert [records.shard_of(video_id, 8) for video_id in ("-1nRm4tQL0A", "abc", "")] == [8, 3, 5]  # must never change
 
 
 # ---------------------------------------------------------------- the manifest
 
 
-def test_lines_come_back_the_last_one_of_a_clip(tmp_path):
+def test_the_last_line_of_a_clip_counts(tmp_path):
     first = records.Line("a_1", "network", 'said "x, y"\r\nand more\0', "dlib", "hog")
     ready = records.Line("a_1", "ready", "", "dlib", "hog", 0, 1, 2, 3, 4, 5, 5.5, 614910, 663, 9000, 15000, 697)
     records.append_lines(tmp_path, [first, records.Line("b_1", "no-face", "", "dlib", "hog")])
@@ -198,30 +200,30 @@ def test_lines_come_back_the_last_one_of_a_clip(tmp_path):
         "a_1,ready,,dlib,hog,0,1,2,3,4,5,5.5,614910,663,9000,15000,697",
     ]
     manifest = records.read_manifest(tmp_path)
-    assert len(manifest) == 3  # with the header, which is the line of no clip
+    assert len(manifest) == 3  # with the header, which belongs to no clip
     known = manifest.reindex(records.hash_names(["b_1", "a_1", "c_1"]))
     assert known.status.tolist()[:2] == ["no-face", "ready"] and pd.isna(known.status.iloc[2])
     assert known[[*records.SIZES]].iloc[1].tolist() == [614910, 663, 9000, 15000, 697]
 
 
-def test_a_manifest_of_fewer_columns_is_read(tmp_path):
-    """Its clips lack the files that came later, and are not ready."""
+def test_a_manifest_with_fewer_columns_is_read(tmp_path):
+    """Its clips lack the files that were introduced later, and are not ready."""
     (tmp_path / "manifest.csv").write_text("clip,status,detail,face_model\na_1,ready,,dlib\nb_1,no-face,,dlib\n")
     known = records.read_manifest(tmp_path).reindex(records.hash_names(["a_1", "b_1"]))
     assert known.status.tolist() == ["ready", "no-face"] and known[[*records.SIZES]].isna().all(axis=None)
 
 
-def test_without_a_manifest_nothing_is_known(tmp_path):
+def test_without_a_manifest_no_clip_is_known(tmp_path):
     assert records.read_manifest(tmp_path).reindex(records.hash_names(["a"])).status.isna().all()
 
 
-def test_a_manifest_cut_at_any_byte_is_read_and_goes_on(tmp_path):
+def test_a_manifest_cut_at_any_byte_is_read_and_continued(tmp_path):
     records.append_lines(tmp_path, [records.Line(f"clip_{i}", "ready", "", "dlib", "hog", 0, *range(11)) for i in range(3)])
     whole = (tmp_path / "manifest.csv").read_bytes()
     names = records.hash_names([f"clip_{i}" for i in range(5)])
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     for cut in range(len(whole) + 1):
-        for rubbish in [b"", b"\0" * 7][: 1 + (cut % 10 == 0)]:  # a machine that lost its power may leave zeros
+        for rubbish in [b"", b"\0" * 7][: 1 + (cut % 10 == 0)]:  # a power failure may leave zeros
             (tmp_path / "manifest.csv").write_bytes(whole[:cut] + rubbish)
             records.append_lines(tmp_path, [records.Line("clip_4", "no-face")])
             known = records.read_manifest(tmp_path).reindex(names)
@@ -252,8 +254,8 @@ def test_a_photo_is_ready_without_a_spectrogram(tmp_path):
     assert not records.is_ready(tmp_path, "b_photo", sizes)
 
 
-def test_reasons_are_fixed_and_documented():
-    documented = (ROOT / "README.md").read_text()
-    for reason in REASONS:
-        assert f"| `{reason}` |" in documented, reason
+def test_reasons_are_documented():
+    documented = (ROOT / "docs" / "files.md").read_text().replace("`", "")
+    for reason, meaning in REASONS.items():
+        assert f"| {reason} | {meaning} | {'yes' if reason in RETRIED else 'with --retry'} |" in documented, reason
     assert set(RETRIED) < set(REASONS) and set(FACE_REASONS) < set(REASONS)
