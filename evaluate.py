@@ -1,50 +1,103 @@
-"""Judge a trained voice encoder by face retrieval, or ask it whose face a recording's voice is like.
+"""Evaluate a trained voice encoder by face retrieval.
 
-Each voice looks for its face among all faces of its part of the split. Reads checkpoints/<run>/ of train.py and the data that
-it was trained on. Prints recall at k, for training, validation and test people, and writes to checkpoints/<run>/
+Each voice searches for its face among all faces of its part of the split: training, validation and test set. Reads
+checkpoints/<run>/ of train.py and the data that the run was trained on. Prints the result and a table, and writes to
+checkpoints/<run>/
 
     metrics.json           all figures
-    results.md             the same, ready to paste
-    first_hit.png          voices whose true face is retrieved first, with the five most similar faces
-    in_top_5.png           voices whose true face is in the top 5, but not first
-    not_in_top_100.png     voices whose true face is not in the top 100 (75, 50, ... in a gallery where none is that far down)
-    ranks.png              where the true faces rank, beside chance
-    map.png                what was heard and the true faces, in a plane
+    results.md             the same as tables, ready to paste
+    first_hit.png          test voices whose true face is retrieved first, with the five most similar faces
+    in_top_5.png           test voices whose true face is in the top 5, but not first
+    not_in_top_100.png     test voices whose true face is not in the top 100 (75, 50, ... if no rank is beyond 100)
+    ranks.png              the ranks of the true faces, beside chance
+    map.png                predictions and true faces in a plane, coloured by pitch
 
-With a face decoder (train.py --model decoder) the first three show, beside the true face, what it makes of that face's feature
-and of what was heard; and --audio writes a picture of the face that it hears, heard/<recording>.png.
+With a face decoder (train.py decoder), the first three also show two decoded faces beside each true one: from its own face
+feature, and from the feature predicted from the voice. An earlier evaluation with other results is kept in
+checkpoints/<run>/evaluation-1/.
 
     python evaluate.py --k 1 5 10
-    python evaluate.py --audio me.m4a                              whose faces of --data the voice is like: audio.png
-    python evaluate.py --audio me.m4a --gallery-faces photos       which of a folder's
-    python evaluate.py --audio me.m4a --match a.jpg b.jpg          which of two
 """
 
 import dataclasses
 import sys
+import tempfile
 from pathlib import Path
 
 import utils
 from utils import InputError, check, option
 
+METRICS, RESULTS = "metrics.json", "results.md"
+# The files of an evaluation in a run's folder.
+FILES = (METRICS, RESULTS, *(f"{name}.*" for name in ("first_hit", "in_top_5", "not_in_top_*", "ranks", "map")))
+
+RUN_AND_DATA, FIGURES, PICTURES, DECODER, HARDWARE = "run and data", "figures", "pictures", "face decoder", "hardware"
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    run: str = option("name of the run: its folder is checkpoints/<run>; or a path", "base")
-    data: Path | None = option("folder that preprocess.py wrote (default: the one the run was trained on)", None)
-    k: tuple[int, ...] = option("sizes of the retrieved list", (1, 5, 10, 25, 50, 75, 100), nargs="+", metavar="K")
-    gallery: int | None = option("tell recall in galleries of so many faces as well, to compare it with others'", None)
-    clips: int = option("clips of each part of the split, at most; of more, so many are drawn", 5000)
-    batch_size: int = option("clips in a pass of the network", 8)
-    rows: int = option("voices in a picture, at most", 12)
-    decoder: str | None = option(
-        f"run of train.py --model decoder, to decode faces (default: {utils.DECODER_RUN}, if there is one for these features)",
-        None,
+    run: str = option(
+        "name of the run, whose folder is checkpoints/RUN, or a path such as ./RUN",
+        utils.VOICE_RUN,
+        group=RUN_AND_DATA,
         metavar="RUN",
     )
-    exaggerate: float = option("decoded faces are so many times as far from the mean face; the paper's page shows 1.4", 1.0)
+    data: Path | None = option(
+        "folder that preprocess.py wrote; name it where the data that the run was trained on has moved",
+        None,
+        group=RUN_AND_DATA,
+        metavar="FOLDER",
+    )
+    clips: int = option(
+        "evaluate a sample of this many clips where a part of the split has more; more clips make narrower intervals, and "
+        "larger galleries lower recall",
+        5000,
+        group=RUN_AND_DATA,
+        metavar="N",
+    )
+    k: tuple[int, ...] = option(
+        "lengths of the retrieved list: R@k is the share of voices whose face is among the first k",
+        (1, 5, 10, 25, 50, 75, 100),
+        group=FIGURES,
+        nargs="+",
+        metavar="K",
+    )
+    gallery: int | None = option(
+        "report recall in galleries of this many faces as well, to compare it with figures from smaller galleries",
+        None,
+        group=FIGURES,
+        metavar="N",
+    )
+    rows: int = option("show at most this many voices in a picture", 12, group=PICTURES, metavar="N")
+    format: str = option(
+        "format of the pictures: png for the screen; pdf and svg keep text sharp in print",
+        "png",
+        group=PICTURES,
+        choices=("png", "pdf", "svg"),
+    )
+    decoder: str | None = option(
+        f"run of train.py decoder that decodes faces for the pictures; without the option {utils.DECODER_RUN} is used if it "
+        "exists and fits the run",
+        None,
+        group=DECODER,
+        metavar="RUN",
+    )
+    exaggerate: float = option(
+        "multiplies the distance of decoded faces from the mean face; raise it where all faces come out alike (the paper's "
+        "project page shows 1.4), 0 gives the mean face",
+        1.0,
+        group=DECODER,
+        metavar="FACTOR",
+    )
     refinements: int = option(
-        "how often the face network looks at a face decoded from a voice, and what its own feature lacks is added", 3
+        "refinement steps: each shows the face decoded from a voice to the face network and adds what its feature lacks; 0 is "
+        "faster, and right for drawings such as the demo's faces",
+        3,
+        group=DECODER,
+        metavar="N",
+    )
+    batch_size: int = option(
+        "clips in one pass of the voice encoder; lower it when memory runs out", 8, group=HARDWARE, metavar="N"
     )
 
     def __post_init__(self):
@@ -57,59 +110,103 @@ class Options:
         check(self.refinements >= 0, f"--refinements: expected 0 or more, found {self.refinements}")
 
 
-@utils.reporting_errors
-def main(argv=None) -> int:
-    options = utils.parse_options(Options, __doc__, argv)
-
+def evaluate(options: Options, folder: Path) -> None:
+    """Evaluate the run in a folder: print the result, and write figures and pictures there. Raises InputError."""
     from clips import feature_files
-    from judging import leaks
-    from judging.leaks import find_leaks
-    from judging.pictures import draw_pictures
-    from judging.ranks import rank
-    from judging.tables import SHORT_SECONDS, Heard, as_text, notes, results, score, table
+    from judging import leaks, parts, pictures, tables
     from training import runs
     from training.batches import predict_features
 
-    folder = utils.run_folder(options.run)
     run = runs.read_run(folder)
-    data = options.data or Path(run["data"])
+    data, centre = options.data or Path(run["data"]), run["centre"]
+    if not data.is_dir():
+        raise InputError(f"{data}: expected the data that {folder} was trained on, found no such folder; name it with --data")
+    clips, trained_on = utils.split_clips(feature_files.ready_clips(data), run["seed"]), set(run["clips"]["train"])
+    clips["train"] = [clip for clip in clips["train"] if clip in trained_on]
+    if (n_videos := len({utils.video_of(clip) for clip in clips["train"]})) < 2:
+        raise InputError(
+            f"{data}: expected training clips of {folder}, of at least two videos, found {n_videos}; is it the data that this "
+            "run was trained on?"
+        )
     decode = runs.load_face_decoder(options.decoder, run["feature_size"], options.exaggerate, options.refinements)
-    centre = run["centre"]
-    parts, learned = utils.split_clips(feature_files.ready_clips(data), run["seed"]), set(run["clips"]["train"])
-    parts["train"] = [clip for clip in parts["train"] if clip in learned]
-    if not parts["train"]:
-        raise InputError(f"{data}: expected training clips, found none; is it the data that {folder} was trained on?")
-
     encoder = runs.load_encoder(folder, run)
-    heard, rankings, rows, mean_face = {}, {}, {}, None
-    for part, clips in parts.items():
-        if len({utils.video_of(clip) for clip in clips}) < 2:
-            print(f"evaluate: fewer than two {part} videos in {data}, no row for them", file=sys.stderr)
+
+    judged, rows, mean_face = {}, {}, None
+    for name, of_part in clips.items():
+        if len({utils.video_of(clip) for clip in of_part}) < 2:
+            print(f"evaluate: fewer than two {name} videos in {data}, left out of the table", file=sys.stderr)
             continue
-        clips = utils.sample_clips(clips, options.clips, run["seed"])
-        hear = [
-            predict_features(encoder, data, clips, run["feature_size"], options.batch_size, n_frames)
-            for n_frames in (utils.N_FRAMES, utils.frames_in(SHORT_SECONDS))
-        ]
-        heard[part] = Heard(clips, hear[0][0], hear[1][0], hear[0][1])
-        mean_face = heard[part].faces.mean(axis=0) if part == "train" else mean_face
-        rankings[part] = rank(heard[part].voices - centre, heard[part].faces - centre, heard[part].videos)
+        of_part = utils.sample_clips(of_part, options.clips, run["seed"])
+        (voices, faces), (short, _) = (
+            predict_features(encoder, data, of_part, run["feature_size"], options.batch_size, n_frames)
+            for n_frames in (utils.N_FRAMES, utils.frames_in(parts.SHORT_SECONDS))
+        )
+        judged[name] = part = parts.part_of(of_part, voices, short, faces, centre)
+        mean_face = faces.mean(axis=0) if name == "train" else mean_face
         gallery = options.gallery
-        if gallery and gallery > rankings[part].others.min() + 1:
-            print(f"evaluate: fewer than --gallery {gallery} {part} faces of different videos, no row for it", file=sys.stderr)
+        if gallery and gallery > part.ranking.others.min() + 1:
+            print(f"evaluate: fewer than --gallery {gallery} {name} faces of different videos, not reported", file=sys.stderr)
             gallery = None
-        rows[part] = score(heard[part], rankings[part], centre, mean_face, options.k, gallery)
-    found = find_leaks(run, data, {part: of_part.clips for part, of_part in heard.items()}, rankings, heard)
-    if decode and "test" in heard:
-        found += leaks.of_videos(heard["test"].clips, decode.training_faces, "used to fit the face decoder")
-    utils.write_json(folder / "metrics.json", {"parts": rows, "leaks": found})
-    utils.save_bytes(folder / "results.md", (results(run, folder, rows, found) + "\n").encode())
-    print(as_text(table(rows)))
-    print("\n".join(notes(rows)))
+        rows[name] = parts.score(part, centre, mean_face, options.k, gallery)
+    found = leaks.find_leaks(run, data, judged)
+    if decode and "test" in judged:
+        found += leaks.of_videos(judged["test"].clips, decode.training_faces, "used to fit the face decoder")
+
+    print(tables.headline(rows, judged), "", tables.screen_table(rows), "", tables.screen_notes(rows), sep="\n")
     for leak in found:
         print(f"LEAK? {leak}", file=sys.stderr)
-    for path in [folder / "results.md", *draw_pictures(folder, data, heard, rankings, centre, options.rows, decode)]:
-        print(path)
+    with tempfile.TemporaryDirectory(prefix=".part-evaluation-", dir=folder) as temporary:
+        made = Path(temporary)
+        utils.write_json(made / METRICS, {"parts": rows, "leaks": found})
+        utils.save_bytes(made / RESULTS, tables.results(run, folder.name, rows, found).encode())
+        pictures.draw_pictures(made, data, judged, centre, options.rows, decode, options.format)
+        for path in publish(made, folder):
+            print(path)
+
+
+def files_of_evaluation(folder: Path) -> list[Path]:
+    """Return the files of an evaluation in a folder."""
+    return [path for pattern in FILES for path in sorted(folder.glob(pattern))]
+
+
+def publish(made: Path, folder: Path) -> list[Path]:
+    """Move the files of an evaluation to a run's folder.
+
+    An earlier evaluation there, if a file of the same name differs, is first moved as a whole to evaluation-1, or the next free
+    number, in that folder.
+
+    Args:
+        made: folder of the new files.
+        folder: of the run.
+
+    Returns:
+        The new paths, without metrics.json.
+    """
+    new, earlier = files_of_evaluation(made), files_of_evaluation(folder)
+    if any((made / path.name).exists() and (made / path.name).read_bytes() != path.read_bytes() for path in earlier):
+        number = 1
+        while (kept := folder / f"evaluation-{number}").exists():
+            number += 1
+        kept.mkdir()
+        for path in earlier:
+            path.rename(kept / path.name)
+        print(f"evaluate: {folder} holds another evaluation, now kept in {kept}", file=sys.stderr)
+    for path in new:
+        if not (folder / path.name).exists():
+            path.rename(folder / path.name)
+    return [folder / path.name for path in new if path.name != METRICS]
+
+
+@utils.reporting_errors
+def main(argv=None) -> int:
+    options = utils.parse_options(Options, __doc__, argv)
+    folder = utils.existing_run(options.run)
+    if options.decoder:
+        utils.existing_run(options.decoder)
+    if options.data and not options.data.is_dir():
+        found = "a file" if options.data.exists() else "no such folder"
+        raise InputError(f"{options.data}: expected a folder that preprocess.py wrote, found {found}; check its name")
+    evaluate(options, folder)
     return 0
 
 

@@ -1,36 +1,61 @@
-"""How sure figures are: bootstrap intervals."""
+"""Bootstrap confidence intervals of the figures: videos are resampled, the gallery stays the same."""
+
+import dataclasses
 
 import numpy as np
 
 RESAMPLES = 2000  # of a bootstrap
 INTERVAL = (2.5, 97.5)  # percentiles: 95 %
+LEAST_VIDEOS = 20  # fewer do not carry an interval
+BLOCK = 2**24  # numbers in memory at a time, 8 bytes each
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# How sure the figures are: bootstrap over videos (a video's clips come together), the gallery staying as it is.
+@dataclasses.dataclass(frozen=True)
+class Resamples:
+    """The bootstrap's resamples of N clips from V videos. All clips of a video are sampled together."""
+
+    times: np.ndarray  # uint8 (RESAMPLES, V), how often each video is in each resample
+    video: np.ndarray  # int (N,), each clip's video
+
+    def blocks(self):
+        """Yield float64 (rows, N), how often each clip is in each resample, a block of resamples at a time."""
+        rows = max(1, BLOCK // len(self.video))
+        for start in range(0, len(self.times), rows):
+            yield self.times[start : start + rows].take(self.video, axis=1).astype(float)
 
 
-def _resamples(videos) -> np.ndarray:
-    """Return how often each clip is in each resample, int (RESAMPLES, N): videos drawn with replacement."""
+def resample(videos) -> Resamples:
+    """Sample as many videos as there are, with replacement, RESAMPLES times; always the same ones.
+
+    Args:
+        videos: N names, the video of each clip.
+    """
     names, video = np.unique(np.asarray(videos), return_inverse=True)
+    n = len(names)
     rng = np.random.default_rng(0)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
-    return drawn.astype(np.int16)[:, video]
+    times = np.empty((RESAMPLES, n), np.uint8)  # a count of 256 or more will not occur
+    rows = max(1, BLOCK // n)
+    for start in range(0, RESAMPLES, rows):
+        block = times[start : start + rows]
+        block[:] = rng.multinomial(n, np.full(n, 1 / n), size=len(block))
+    return Resamples(times, video)
 
 
-def mean_interval(values: np.ndarray, videos) -> tuple[float, float]:
-    """Return the bootstrap 95 % interval of a mean. float (N,), and the N clips' videos."""
-    times = _resamples(videos)
-    low, high = np.percentile(times @ np.asarray(values, float) / times.sum(axis=1), INTERVAL)
+def mean_interval(values: np.ndarray, resamples: Resamples) -> tuple[float, float]:
+    """Return the bootstrap 95 % interval of a mean. values: float (N,)."""
+    values = np.asarray(values, float)
+    means = [block @ values / block.sum(axis=1) for block in resamples.blocks()]
+    low, high = np.percentile(np.concatenate(means), INTERVAL)
     return float(low), float(high)
 
 
-def median_interval(values: np.ndarray, videos) -> tuple[float, float]:
-    """Return the bootstrap 95 % interval of a median. float (N,), and the N clips' videos."""
+def median_interval(values: np.ndarray, resamples: Resamples) -> tuple[float, float]:
+    """Return the bootstrap 95 % interval of a median. values: float (N,)."""
     order = np.argsort(values, kind="stable")
-    upto = np.cumsum(_resamples(videos)[:, order], axis=1, dtype=np.int64)
-    half = upto[:, -1:] / 2
-    ordered = np.asarray(values, float)[order]
-    medians = (ordered[(upto >= half).argmax(axis=1)] + ordered[(upto > half).argmax(axis=1)]) / 2
-    low, high = np.percentile(medians, INTERVAL)
+    ordered, medians = np.asarray(values, float)[order], []
+    for block in resamples.blocks():
+        upto = np.cumsum(block.take(order, axis=1), axis=1)
+        half = upto[:, -1:] / 2
+        medians.append((ordered[(upto >= half).argmax(axis=1)] + ordered[(upto > half).argmax(axis=1)]) / 2)
+    low, high = np.percentile(np.concatenate(medians), INTERVAL)
     return float(low), float(high)

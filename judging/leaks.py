@@ -1,7 +1,4 @@
-"""What makes a figure too good: whether anything of the people that a network is judged by was there when it learned.
-
-Never imports TensorFlow.
-"""
+"""Leaks: signs that speakers of the test or validation set are in the training data too, which makes figures too good."""
 
 from pathlib import Path
 
@@ -11,21 +8,19 @@ import numpy as np
 import utils
 from clips import feature_files, media
 from judging import published
-from judging.intervals import mean_interval
-from judging.ranks import Ranking
+from judging.parts import Part
 from judging.search import most_similar
-from judging.tables import Heard
 from utils import normalise
 
-THUMBNAIL = 32  # pixels, side: what a face is compared at
-SAME_FACE = 0.98  # correlation of two thumbnails from which they are one picture, compressed twice perhaps
-SOUND_FRAMES, SOUND_BINS = 13, 16  # spectrogram frames and bins in a cell of what sounds are compared at
-SAME_SOUND = 0.95  # correlation of two sounds' cells from which they are one recording
-SHOWN = 3  # examples named of each leak
+THUMBNAIL = 32  # pixels, side of the pictures that are compared
+SAME_FACE = 0.98  # least correlation of two thumbnails of one picture, perhaps compressed twice
+SOUND_FRAMES, SOUND_BINS = 13, 16  # spectrogram frames and bins in a cell of the sounds that are compared
+SAME_SOUND = 0.95  # least correlation of the cells of one recording, perhaps compressed twice
+SHOWN = 3  # examples named for each leak
 
 
 def thumbnail(data: Path, clip: str) -> np.ndarray:
-    """Read a clip's face as a small grey picture, its mean taken away, of length 1: float32 (THUMBNAIL ** 2,).
+    """Read a clip's face as a small grey picture, centred and of length 1: float32 (THUMBNAIL ** 2,).
 
     Raises:
         InputError: as `media.read_face`.
@@ -36,7 +31,7 @@ def thumbnail(data: Path, clip: str) -> np.ndarray:
 
 
 def sound_print(data: Path, clip: str) -> np.ndarray:
-    """Read how loud a clip is in cells of time and frequency, each band's mean taken away, of length 1: float32 (46 * 16,).
+    """Read a clip's loudness in cells of time and frequency, each band centred, of length 1: float32 (46 * 16,).
 
     Raises:
         FileNotFoundError, InputError: as `feature_files.load_spectrogram`.
@@ -53,18 +48,18 @@ def _named(clips) -> str:
     return ", ".join(clips[:SHOWN]) + (f" and {len(clips) - SHOWN} more" if len(clips) > SHOWN else "")
 
 
-def of_videos(unseen: list[str], learned: list[str], how: str) -> list[str]:
-    """Look for clips of videos that the network has learned from.
+def of_videos(unseen: list[str], seen: list[str], how: str) -> list[str]:
+    """Find unseen clips that belong to videos the network was trained on.
 
     Args:
-        unseen: clips of people that are said to be unseen.
-        learned: clips that it learned from.
-        how: what they were used for.
+        unseen: clips of speakers that should be unseen.
+        seen: clips that training used.
+        how: the use of the latter, such as "trained on".
 
     Returns:
-        What was found: a line, or none.
+        A line for each kind of leak found.
     """
-    clips, videos = set(learned), {utils.video_of(clip) for clip in learned}
+    clips, videos = set(seen), {utils.video_of(clip) for clip in seen}
     same = [clip for clip in unseen if clip in clips]
     related = [clip for clip in unseen if utils.video_of(clip) in videos and clip not in clips]
     found = []
@@ -75,68 +70,73 @@ def of_videos(unseen: list[str], learned: list[str], how: str) -> list[str]:
     return found
 
 
-def of_copies(data: Path, unseen: list[str], learned: list[str], read, least: float, what: str) -> list[str]:
-    """Look for clips that are copies of other videos' clips, from which the network has learned.
+def of_copies(data: Path, unseen: list[str], seen: list[str], read, least: float, what: str) -> list[str]:
+    """Find unseen clips that are copies of clips, of other videos, that training used.
 
     Args:
         data: folder of the clips.
-        unseen, learned: clips.
+        unseen, seen: as of `of_videos`.
         read: `thumbnail` or `sound_print`.
-        least: correlation from which two are one.
-        what: they are.
+        least: correlation from which two clips count as one.
+        what: name of the thing copied, such as "the same picture".
 
     Returns:
-        What was found: a line, or none.
+        One line, or none.
     """
-    if not unseen or not learned:
+    if not unseen or not seen:
         return []
-    prints = [np.stack([read(data, clip) for clip in clips]) for clips in (unseen, learned)]
+    prints = [np.stack([read(data, clip) for clip in clips]) for clips in (unseen, seen)]
     nearest, correlations = most_similar(*prints, k=1)
     copies = [
-        f"{unseen[number]} and {learned[other]}"
+        f"{unseen[number]} and {seen[other]}"
         for number, (other, correlation) in enumerate(zip(nearest[:, 0], correlations[:, 0]))
-        if correlation >= least and utils.video_of(unseen[number]) != utils.video_of(learned[other])
+        if correlation >= least and utils.video_of(unseen[number]) != utils.video_of(seen[other])
     ]
-    return [f"{len(copies)} of {len(unseen)} clips have {what} as clips learned from: {_named(copies)}"] if copies else []
+    return [f"{len(copies)} of {len(unseen)} clips have {what} as training clips: {_named(copies)}"] if copies else []
 
 
-def of_recall(ranking: Ranking, videos: list[str]) -> list[str]:
-    """Look whether R@1 is more than the paper's own model could reach in such a gallery, by both's 95 % intervals.
+def of_recall(part: Part) -> list[str]:
+    """Check whether R@1 of unseen speakers is more than the paper's own model could reach in such a gallery.
 
-    Args:
-        ranking: of people that are said to be unseen.
-        videos: of each clip.
+    Both 95 % intervals must be apart. There is no check where there are too few videos for an interval.
 
     Returns:
-        What was found: a line, or none.
+        One line, or none.
     """
-    if ranking.gallery > published.PAPER_GALLERY:
+    gallery, hits = part.ranking.gallery, part.ranking.ranks == 1
+    if gallery > published.PAPER_GALLERY or not part.has_intervals:
         return []
-    hits = ranking.ranks == 1
-    low, _ = mean_interval(hits, videos)
-    expected, _, high = published.paper_recall(ranking.gallery, 1)
+    low, _ = part.mean_interval(hits)
+    expected, _, high = published.paper_recall(gallery, 1)
     if low <= high:
         return []
     return [
-        f"R@1 is {100 * hits.mean():.1f} % of {ranking.gallery} (at least {100 * low:.1f} %); the paper's own model, with 1.7 "
-        f"million pairs, would reach {100 * expected:.1f} % ({100 * high:.1f} % at most): real people are not so easily found, "
-        "the demo's may be"
+        f"R@1 is {100 * hits.mean():.1f} % of {gallery} faces (at least {100 * low:.1f} %); the paper's own model, trained on "
+        f"1.7 million pairs, would reach {100 * expected:.1f} % (at most {100 * high:.1f} %): real people are not found so "
+        "easily, the demo's synthetic ones may be"
     ]
 
 
-def find_leaks(run: dict, data: Path, clips: dict[str, list[str]], rankings: dict, heard: dict[str, Heard]) -> list[str]:
-    """Look for what makes figures of unseen people too good. Returns a line for each thing found; see `leaks`."""
+def find_leaks(run: dict, data: Path, parts: dict[str, Part]) -> list[str]:
+    """Search for everything that makes the figures of unseen speakers too good.
+
+    Args:
+        run: what the run was started with.
+        data: folder of the clips.
+        parts: of the split, by name.
+
+    Returns:
+        A line for each leak found.
+    """
     found = []
-    for part, learned in (("test", ("train", "val")), ("val", ("train",))):
-        if part not in clips:
+    for name, others in (("test", ("train", "val")), ("val", ("train",))):
+        if name not in parts:
             continue
-        for other in learned:
+        clips = parts[name].clips
+        for other in others:
             how = "trained on" if other == "train" else "used to choose the epoch"
-            found += of_videos(clips[part], run["clips"][other], how)
-            for read, least, what in (
-                (thumbnail, SAME_FACE, "the same picture"),
-                (sound_print, SAME_SOUND, "the same sound"),
-            ):
-                found += of_copies(data, clips[part], clips.get(other, []), read, least, what)
-        found += of_recall(rankings[part], heard[part].videos)
+            found += of_videos(clips, run["clips"][other], how)
+            for read, least, what in ((thumbnail, SAME_FACE, "the same picture"), (sound_print, SAME_SOUND, "the same sound")):
+                found += of_copies(data, clips, parts[other].clips if other in parts else [], read, least, what)
+        found += of_recall(parts[name])
     return list(dict.fromkeys(found))

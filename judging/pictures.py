@@ -1,8 +1,4 @@
-"""The pictures of retrieval that evaluate.py makes (grids of faces, where the true faces rank, a map of the voices), and of
-training that train.py makes.
-
-Never imports TensorFlow.
-"""
+"""Grids of faces: what is retrieved from each voice beside the true face, and beside what the face decoder makes of both."""
 
 import dataclasses
 import sys
@@ -10,23 +6,33 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from clips import feature_files, media
-from judging import pitch, plots
-from judging.plots import _pyplot, _save
+from judging import plots
+from judging.parts import PART_NAMES, Part
+from judging.pitch import pitch
 from judging.search import most_similar
-from judging.tables import PART_NAMES, Heard
 from utils import normalise
 
-CELL = 1.0, 1.32  # inches, width and height of a face and what is written below it
-GAP = 0.25  # inches, between the true face and those retrieved
-COLUMN_GAP = 0.35  # inches, between two columns of queries
+TOP = 5  # faces shown for a voice
+MISS_LADDER = (100, 75, 50, 25, 10, 5)  # the third picture shows the misses beyond the first of these that has any
+MAPPED = 2000  # voices in the map, at most
+
+# Layout, in inches.
+CELL = 1.0, 1.32  # width and height of a face and the text below it
+FACE = 0.94  # width and height of the face itself
+GAP = 0.25  # between the faces at the left and those retrieved
+COLUMN_GAP = 0.35  # between two columns of queries
+MARGIN = 0.1
 ROWS = 6  # queries in a column, at most
-TOP = 0.75  # inches, for the titles
+TITLE_LINE, TITLE_CHARACTER = 0.2, 0.088  # height of a line and width of a character, at TITLE_POINTS
+HEADER_LINE, HEADER_CHARACTERS = 0.16, 15  # height of a line, at HEADER_POINTS, and characters across a cell
+TITLE_POINTS, HEADER_POINTS, TEXT_POINTS = 11, 9, 7
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Grids.
+# Any grid.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,91 +48,71 @@ class Shown:
 class Query:
     """A voice in a grid."""
 
-    left: list[Shown | str]  # its true face, or what is written in its place, and what else stands there
+    left: list[Shown | str]  # its true face, or text in place of a face, and further columns beside it
     found: list[Shown]  # the most similar first
 
 
 def draw_grid(path: Path, title: str, left: list[str], right: str, queries: list[Query]) -> None:
-    """Draw what voices retrieve, as the slides do: the true face, then those found; ROWS queries a column at most.
+    """Show the faces retrieved from voices as the slides do: the true face, then those found; ROWS queries a column at most.
 
     Args:
-        path: PNG to write.
+        path: file to write; its suffix, of plots.FORMATS, is the format.
         title: of the picture.
-        left, right: what is written over each of the faces at the left, and over those found.
+        left, right: headers over each of the faces at the left, and over those found.
         queries: at least one.
     """
-    pyplot = _pyplot()
-    width, height = CELL
     n_columns = -(-len(queries) // ROWS)
     n_rows = -(-len(queries) // n_columns)
     n_left, n_found = len(left), max(len(query.found) for query in queries)
-    column_width = (n_left + n_found) * width + GAP
-    size = n_columns * column_width + (n_columns - 1) * COLUMN_GAP + 0.2, n_rows * height + TOP
-    figure = pyplot.figure(figsize=size)
-
-    def show(x, y, shown):  # inches from the left and from the top, of the cell
-        box = x + 0.03 * width, size[1] - y - 0.94 * width, 0.94 * width, 0.94 * width
-        axes = figure.add_axes([box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1]])
-        axes.set(xticks=[], yticks=[])
-        for spine in axes.spines.values():
-            spine.set(visible=False)
-        if isinstance(shown, str):
-            axes.text(0.5, 0.5, textwrap.fill(shown, 13), ha="center", va="center", fontsize=8)
-            return
-        axes.imshow(shown.image)
-        axes.set_xlabel(shown.text, fontsize=7, labelpad=2, linespacing=1.1)
-        for spine in axes.spines.values():
-            spine.set(visible=shown.true, color="green", linewidth=3)
-
+    column_width = (n_left + n_found) * CELL[0] + GAP
+    width = n_columns * column_width + (n_columns - 1) * COLUMN_GAP + 2 * MARGIN
+    title = textwrap.fill(title, int((width - 2 * MARGIN) / TITLE_CHARACTER))
+    left = [textwrap.fill(header, HEADER_CHARACTERS) for header in left]
+    right = textwrap.fill(right, max(1, n_found) * HEADER_CHARACTERS)
+    header_lines, title_lines = max(header.count("\n") + 1 for header in (*left, right)), title.count("\n") + 1
+    top = MARGIN + title_lines * TITLE_LINE + MARGIN + header_lines * HEADER_LINE + MARGIN / 2  # of the first row
+    height = top + n_rows * CELL[1]
+    figure = Figure(figsize=(width, height))
+    figure.text(0.5, 1 - MARGIN / height, title, ha="center", va="top", fontsize=TITLE_POINTS)
     for number, query in enumerate(queries):
         column, row = divmod(number, n_rows)
-        x, y = 0.1 + column * (column_width + COLUMN_GAP), TOP + row * height
+        x, y = MARGIN + column * (column_width + COLUMN_GAP), top + row * CELL[1]
         if row == 0:
-            top = 1 - (TOP - 0.12) / size[1]
-            titles = [(place * width + width / 2, text) for place, text in enumerate(left)]
-            for at, text in [*titles, (n_left * width + GAP + n_found * width / 2, right)]:
-                figure.text((x + at) / size[0], top, text, ha="center", va="bottom", fontsize=9)
+            headers = [((place + 0.5) * CELL[0], text) for place, text in enumerate(left)]
+            headers.append((n_left * CELL[0] + GAP + n_found * CELL[0] / 2, right))
+            for at, text in headers:
+                place = (x + at) / width, 1 - (top - MARGIN / 2) / height
+                figure.text(*place, text, ha="center", va="bottom", fontsize=HEADER_POINTS)
         for place, shown in enumerate(query.left):
-            show(x + place * width, y, shown)
+            _show(figure, x + place * CELL[0], y, shown)
         for place, shown in enumerate(query.found, n_left):
-            show(x + GAP + place * width, y, shown)
-    figure.suptitle(title, fontsize=11, y=1 - 0.15 / size[1], va="top")
-    _save(figure, path)
+            _show(figure, x + GAP + place * CELL[0], y, shown)
+    plots.save_figure(figure, path)
 
 
-MISS_LADDER = (100, 75, 50, 25, 10, 5)  # the third picture shows voices beyond the first of these that has any
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The pictures.
-
-
-def pick_queries(ranks: np.ndarray):
-    """Choose the voices that the three grids show.
-
-    Args:
-        ranks: int (N,), rank of each voice's true face.
-
-    Returns:
-        List of three tuples: the picture's name, its title, and the voices, int (n,), best rank first.
-    """
-    by_rank = np.argsort(ranks, kind="stable")
-    beyond = next((k for k in MISS_LADDER if (ranks > k).any()), MISS_LADDER[0])
-    return [
-        ("first_hit", "true face retrieved first", by_rank[ranks[by_rank] == 1]),
-        ("in_top_5", "true face in the top 5", by_rank[(ranks[by_rank] > 1) & (ranks[by_rank] <= 5)]),
-        (f"not_in_top_{beyond}", f"true face not in the top {beyond}", by_rank[ranks[by_rank] > beyond]),
-    ]
+def _show(figure: Figure, x: float, y: float, shown: Shown | str) -> None:
+    """Show a face, or text, in the cell that is x inches from the left and y inches from the top."""
+    width, height = figure.get_size_inches()
+    box = x + (CELL[0] - FACE) / 2, height - y - FACE
+    axes = figure.add_axes([box[0] / width, box[1] / height, FACE / width, FACE / height], xticks=[], yticks=[])
+    framed = not isinstance(shown, str) and shown.true
+    for spine in axes.spines.values():
+        spine.set(visible=framed, color="green", linewidth=3)
+    if isinstance(shown, str):
+        axes.text(0.5, 0.5, textwrap.fill(shown, 13), ha="center", va="center", fontsize=TEXT_POINTS + 1)
+        return
+    axes.imshow(shown.image)
+    axes.set_xlabel(shown.text, fontsize=TEXT_POINTS, labelpad=2, linespacing=1.1)
 
 
 def as_shown(numbers: np.ndarray, cosines: np.ndarray, images, own=lambda query, face: False) -> list[list[Shown]]:
-    """Turn what `search.most_similar` returns into what is drawn.
+    """Turn the results of `search.most_similar` into the cells of a grid.
 
     Args:
-        numbers: of the faces found, int (Q, k).
+        numbers: int (Q, k), of the faces found.
         cosines: float (Q, k).
-        images: function from a face's number to uint8 (H, W, 3), RGB.
-        own: function that says whether a face is that of a query, by their numbers.
+        images: function from the number of a face to uint8 (H, W, 3), RGB.
+        own: function from the numbers of a query and a face to whether the face is the query's own.
     """
     return [
         [
@@ -137,15 +123,48 @@ def as_shown(numbers: np.ndarray, cosines: np.ndarray, images, own=lambda query,
     ]
 
 
-def draw_pictures(folder: Path, data: Path, heard: dict[str, Heard], rankings: dict, centre: np.ndarray, n_rows: int, decode):
-    """Draw the grids of unseen people, the ranks of all, and the map. Returns the pictures' paths."""
-    paths = [folder / "ranks.png"]
-    plots.draw_ranks(paths[0], {PART_NAMES[part]: ranking.ranks for part, ranking in rankings.items()})
-    for old in [*folder.glob("not_in_top_*.png"), *(folder / f"{name}.png" for name in ("first_hit", "in_top_5", "map"))]:
-        old.unlink(missing_ok=True)  # of an earlier evaluation
-    if "test" not in heard:
-        return paths
-    test, ranks, videos = heard["test"], rankings["test"].ranks, heard["test"].videos
+# ----------------------------------------------------------------------------------------------------------------------
+# The pictures of an evaluation.
+
+
+def pick_queries(ranks: np.ndarray):
+    """Choose the voices that the three grids show.
+
+    Args:
+        ranks: int (N,), rank of each voice's true face.
+
+    Returns:
+        List of three tuples: the name of the picture, its title, and the voices, int (n,), the best rank first.
+    """
+    by_rank = np.argsort(ranks, kind="stable")
+    beyond = next((k for k in MISS_LADDER if (ranks > k).any()), MISS_LADDER[0])
+    return [
+        ("first_hit", "true face retrieved first", by_rank[ranks[by_rank] == 1]),
+        ("in_top_5", "true face in the top 5", by_rank[(ranks[by_rank] > 1) & (ranks[by_rank] <= 5)]),
+        (f"not_in_top_{beyond}", f"true face not in the top {beyond}", by_rank[ranks[by_rank] > beyond]),
+    ]
+
+
+def draw_pictures(
+    folder: Path, data: Path, parts: dict[str, Part], centre: np.ndarray, n_rows: int, decode, suffix: str
+) -> None:
+    """Make the pictures of an evaluation: the ranks in all parts, and grids and a map of the test set.
+
+    Args:
+        folder: to write to.
+        data: folder of the clips.
+        parts: of the split, by name.
+        centre: float32 (D,), from which the run sees the features.
+        n_rows: voices in a grid, at most.
+        decode: refinement.FaceDecoder, or None for grids without decoded faces.
+        suffix: of plots.FORMATS.
+    """
+    ranks_of_parts = {PART_NAMES[name]: part.ranking.ranks for name, part in parts.items()}
+    plots.draw_ranks(folder / f"ranks.{suffix}", ranks_of_parts)
+    if "test" not in parts:
+        return
+    test = parts["test"]
+    ranks, videos, n = test.ranking.ranks, test.videos, test.ranking.gallery
     voices, faces = test.voices - centre, test.faces - centre
 
     def image(number):
@@ -158,20 +177,19 @@ def draw_pictures(folder: Path, data: Path, heard: dict[str, Heard], rankings: d
         spread = np.linspace(0, len(all_queries) - 1, min(n_rows, len(all_queries))).round().astype(int)
         queries = all_queries[spread]
         found = as_shown(
-            *most_similar(voices[queries], faces, min(TOP, len(faces))),
+            *most_similar(voices[queries], faces, min(TOP, n)),
             image,
             lambda query, face, of=queries: videos[of[query]] == videos[face],
         )
-        columns = {"true face": [Shown(image(n), f"rank {ranks[n]} of {len(ranks)}") for n in queries]}
+        columns = {"true face": [Shown(image(number), f"rank {ranks[number]} of {n}") for number in queries]}
         if decode:
             columns["decoded from it"] = [Shown(picture, "") for picture in decode(test.faces[queries])]
-            columns["decoded from\nthe voice"] = [Shown(picture, "") for picture in decode.from_voices(voices[queries], centre)]
+            from_voices = decode.from_voices(voices[queries], centre)
+            columns["decoded from the voice"] = [Shown(picture, "") for picture in from_voices]
         rows = [Query(list(left), of_query) for *left, of_query in zip(*columns.values(), found)]
         shown = f"{len(queries)} of {len(all_queries)} such voices" if len(queries) < len(all_queries) else "all such voices"
-        paths.append(folder / f"{name}.png")
-        title = f"{title}, among {len(ranks)}: {shown}"
-        draw_grid(paths[-1], title, list(columns), "retrieved from the voice", rows)
-    pitches = np.array([pitch.pitch(feature_files.load_spectrogram(data, clip)) for clip in test.clips])
-    paths.append(folder / "map.png")
-    plots.draw_map(paths[-1], normalise(voices), normalise(faces), pitches)
-    return paths
+        path = folder / f"{name}.{suffix}"
+        draw_grid(path, f"{title}, among {n} faces: {shown}", list(columns), "retrieved from the voice", rows)
+    mapped = np.linspace(0, n - 1, min(n, MAPPED)).round().astype(int)
+    pitches = np.array([pitch(feature_files.load_spectrogram(data, test.clips[number])) for number in mapped])
+    plots.draw_map(folder / f"map.{suffix}", normalise(voices)[mapped], normalise(faces)[mapped], pitches)

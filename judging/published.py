@@ -1,11 +1,13 @@
-"""What the paper and the slides report."""
+"""The figures that the paper and the slides report, to set beside our own."""
+
+import functools
 
 import numpy as np
 
-from judging.intervals import mean_interval
+from judging.intervals import mean_interval, resample
 from judging.ranks import recall_in_gallery
 
-# The true faces' ranks among 5,000 faces for 100 queries drawn at random: the paper's own model, trained on 1.7 million pairs.
+# The ranks of the true faces among 5,000 for 100 random queries, by the paper's own model, trained on 1.7 million pairs.
 # Source: "Additional 100 randomly-sampled S2F-based retrieval results", speech2face.github.io/supplemental/retrieve.
 PAPER_GALLERY = 5000
 _RANKS = """
@@ -23,6 +25,11 @@ SLIDES = {
 }
 
 
+@functools.cache
+def _resamples():
+    return resample(range(len(PAPER_RANKS)))
+
+
 def paper_recall(size: int, k: int) -> tuple[float, float, float]:
     """Return the R@k that the paper's own model would reach in a gallery of `size` faces, and its 95 % interval, in [0, 1].
 
@@ -31,4 +38,9 @@ def paper_recall(size: int, k: int) -> tuple[float, float, float]:
     """
     better = np.array(PAPER_RANKS) - 1
     found = recall_in_gallery(better, np.full(len(better), PAPER_GALLERY - 1), size, k)
-    return (float(found.mean()), *mean_interval(found, np.arange(len(found))))
+    return (float(found.mean()), *mean_interval(found, _resamples()))
+
+
+def paper_median_rank(size: int) -> float:
+    """Return the median rank of the paper's own model, scaled from PAPER_GALLERY to a gallery of `size` faces."""
+    return 1 + (float(np.median(PAPER_RANKS)) - 1) * (size - 1) / (PAPER_GALLERY - 1)

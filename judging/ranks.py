@@ -1,35 +1,30 @@
-"""How well voices find their faces: ranks, recall, how sure the figures are, and the search of galleries of any size.
+"""Retrieval ranks and recall: at which place the true face stands in a gallery ordered by similarity to the voice.
 
-N voices look for their N faces: face i is that of voice i, D is the number of numbers in a feature. Several clips may be of one
-video: then a voice has found its face when any face of its video is retrieved, and the other videos' faces are those to beat.
-
-Never imports TensorFlow.
+There are N voices and N faces: face i belongs to voice i. D is the size of a feature. Several clips may come from one video:
+then any face of that video counts as found, and only the faces of other videos compete with it.
 """
 
 import dataclasses
 
 import numpy as np
+from scipy.stats import hypergeom
 
 from utils import InputError, normalise
 
-TIE = 1e-6  # similarities that differ by less are equal: the rounding of float32 products
+TIE = 1e-6  # similarities that differ by less are equal: float32 products are rounded
 BLOCK = 2**24  # similarities in memory at a time
-ALIKE = 0.1  # share of the other faces, those nearest to the true one, that are alike
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Ranks.
+ALIKE = 0.1  # share of the other faces, the nearest to the true one, that count as alike
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Where the true faces stand. Each int64 (N,), a number a voice."""
+    """Where the true faces stand. Each int64 (N,), a number for each voice."""
 
-    ranks: np.ndarray  # of the first face of the voice's video, 1 for the best
-    better: np.ndarray  # faces of other videos that are at least as similar as the voice's own face
-    better_alike: np.ndarray  # of them, those alike: among the ALIKE share of the other faces that are nearest to the true one
-    others: np.ndarray  # faces of other videos
-    alike: np.ndarray  # faces alike
+    ranks: np.ndarray  # rank of the best face of the voice's video, 1 at the top
+    better: np.ndarray  # number of faces of other videos that are at least as similar as the voice's own face
+    better_alike: np.ndarray  # the number of these among the alike ones: the ALIKE share of the others nearest to the true face
+    others: np.ndarray  # number of faces of other videos
+    alike: np.ndarray  # number of alike faces
 
     @property
     def gallery(self) -> int:
@@ -38,28 +33,28 @@ class Ranking:
 
     @property
     def matching(self) -> np.ndarray:
-        """1:2 matching: how often the true face beats one of another video, float (N,), in [0, 1]; chance is 0.5."""
+        """1:2 matching: how often the true face beats one face of another video, float (N,), in [0, 1]; chance is 0.5."""
         return 1 - self.better / self.others
 
     @property
     def matching_alike(self) -> np.ndarray:
-        """The same among faces alike, where sex, age and skin no longer tell: float (N,), in [0, 1]; chance is 0.5."""
+        """The same among alike faces, of mostly the same sex, age and skin: float (N,), in [0, 1]; chance is 0.5."""
         return 1 - self.better_alike / self.alike
 
 
 def rank(voices: np.ndarray, faces: np.ndarray, videos=None) -> Ranking:
-    """Rank, for each voice, the true face among all faces by cosine similarity (as the distance of normalised features does).
+    """Rank the true face of each voice among all faces by cosine similarity, or, equally, by distance of normalised features.
 
     Args:
         voices: float (N, D), features predicted from the voices; or (1, D), one prediction for all of them.
         faces: float (N, D), features of the faces.
-        videos: N names, of the video of each; None if all differ.
+        videos: N names, the video of each clip; None if all differ.
 
     Returns:
-        The ranking. Ties count against the model: another video's face that is as similar ranks before the true one.
+        The ranking. Ties count against the model: an equally similar face of another video ranks before the true one.
 
     Raises:
-        ValueError: if a feature is not finite, or all are of one video.
+        ValueError: if a feature is not finite, or all clips are from one video.
     """
     voices, faces = (normalise(np.asarray(features, np.float32)) for features in (voices, faces))
     voices = np.broadcast_to(voices, faces.shape)
@@ -98,21 +93,20 @@ def recall_at_k(ranks: np.ndarray, k: int) -> float:
 
 def chance_at_k(ranking: Ranking, k: int) -> float:
     """Return the R@k of guessing, in [0, 1]: k / N where each video has one clip."""
-    from scipy.stats import hypergeom
-
     own = ranking.gallery - ranking.others
-    return float(np.mean(hypergeom.sf(0, ranking.gallery, own, min(k, ranking.gallery))))  # of k faces drawn, any of the own
+    any_own = hypergeom.sf(0, ranking.gallery, own, min(k, ranking.gallery))  # that k sampled faces include one of the own
+    return float(np.mean(any_own))
 
 
 def recall_in_gallery(better, others, size: int, k: int) -> np.ndarray:
-    """Return how likely each voice has its face among the first k of a gallery of `size` faces, drawn at random.
+    """Return the probability that a voice finds its face among the first k in a random gallery of `size` faces.
 
-    The gallery holds the voice's own face and size - 1 of other videos: how many of those that beat it are among them follows
-    the hypergeometric distribution, so that no gallery need be drawn.
+    The gallery holds the voice's own face and size - 1 sampled faces of other videos. The number of sampled faces that beat the
+    own one follows the hypergeometric distribution, so no gallery needs to be sampled.
 
     Args:
-        better, others: of a `Ranking`, int (N,).
-        size: of the gallery.
+        better, others: int (N,), of a `Ranking`.
+        size: number of faces in the gallery.
         k: length of the retrieved list.
 
     Returns:
@@ -121,26 +115,20 @@ def recall_in_gallery(better, others, size: int, k: int) -> np.ndarray:
     Raises:
         InputError: if there are too few faces.
     """
-    from scipy.stats import hypergeom
-
     if size - 1 > np.min(others):
-        raise InputError(f"--gallery: expected {np.min(others) + 1} at most, the faces that there are, found {size}")
+        raise InputError(f"--gallery: expected at most {np.min(others) + 1}, the number of faces, found {size}")
     return hypergeom.cdf(k - 1, others, better, size - 1)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Similarity, and search.
-
-
 def feature_similarity(voices: np.ndarray, faces: np.ndarray) -> dict[str, float]:
-    """Compare what was heard with the true faces' features, as the paper's table of feature similarity does.
+    """Compare predicted features with the true ones, as the paper's table of feature similarity does.
 
     Args:
         voices, faces: float (N, D).
 
     Returns:
-        Means over the clips of `degrees`, the angle between the two features; `l1` and `l2`, the sum of absolute differences
-        and the Euclidean distance of the two, both scaled to length 1.
+        Means over the clips: `degrees`, the angle between the two features; `l1` and `l2`, the sum of absolute differences and
+        the Euclidean distance after both are scaled to length 1.
     """
     voices, faces = normalise(voices), normalise(faces)
     cosines = np.clip(np.einsum("nd,nd->n", voices, faces), -1, 1)

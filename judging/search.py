@@ -1,4 +1,4 @@
-"""Search."""
+"""Exact search for the most similar faces in a gallery of any size, in memory or on disk."""
 
 import concurrent.futures
 
@@ -8,20 +8,20 @@ from utils import normalise
 
 
 def most_similar(voices: np.ndarray, faces, k: int, rows: int = 8192) -> tuple[np.ndarray, np.ndarray]:
-    """Find the k faces most similar to each voice, by cosine. Exact.
+    """Find the k faces with the highest cosine similarity to each voice.
 
-    The faces are read in blocks, the next one while the present one is compared, so that a gallery may be larger than the
-    memory. No whole row is sorted: only what beats the k-th best so far is looked at.
+    The faces are read in blocks, the next block while the current one is compared, so that a gallery may be larger than
+    memory. No whole row is sorted: only faces that beat the k-th best so far are considered.
 
     Args:
         voices: float (Q, D).
-        faces: float (M, D), anything that gives arrays for slices, such as numpy.memmap.
-        k: faces wanted, M at most.
+        faces: float (M, D), any object whose slices are arrays, such as numpy.memmap.
+        k: number of faces to find, at most M.
         rows: faces in a block.
 
     Returns:
-        int64 (Q, k), numbers of faces, the most similar first; of equal ones the first in the gallery comes first. And
-        float32 (Q, k), their cosines.
+        int64 (Q, k), numbers of the faces, the most similar first; equal ones in the order of the gallery. And float32 (Q, k),
+        their cosines.
     """
     voices = normalise(np.asarray(voices, np.float32))
     best = np.full((len(voices), k), -np.inf, np.float32)
@@ -40,7 +40,7 @@ def most_similar(voices: np.ndarray, faces, k: int, rows: int = 8192) -> tuple[n
                 coming = reader.submit(read, start + rows)
             similarity = voices @ block.T
             similarity /= np.maximum(lengths, np.finfo(np.float32).tiny)
-            if start == 0:  # the first k are a beginning
+            if start == 0:  # the k best of the first block are the first to beat
                 first = min(k, len(block))
                 found[:, :first] = np.argpartition(-similarity, first - 1, axis=1)[:, :first]
                 found[:, :first].sort(axis=1)

@@ -1,137 +1,110 @@
-"""Tables."""
+"""The figures as text: the line that counts first, a table for the screen, and the whole of them as Markdown."""
 
-import dataclasses
-from pathlib import Path
+import textwrap
 
-import numpy as np
+from judging import intervals, published
+from judging.parts import PART_NAMES, Part
+from judging.ranks import chance_at_k, recall_at_k
 
-import utils
-from judging import published
-from judging.intervals import mean_interval, median_interval
-from judging.ranks import Ranking, chance_at_k, feature_similarity, rank, recall_at_k, recall_in_gallery
+SCREEN = 100  # characters in a line of the table on the screen
+GAP = "  "  # between two columns of it
+SLIDES_FACTOR = 2  # the screen shows the slides beside a gallery at most so many times smaller or larger than theirs
+PAPER_FACTOR = 10  # and the paper's model, which is rescaled to any gallery, beside one at most so many times smaller
+SCREEN_LABELS = {
+    "95 % interval": "95 %",
+    "in galleries of": "smaller",
+    "the paper's model": "paper",
+    "the slides": "slides",
+    "median rank": "median",
+}
 
-PART_NAMES = {"train": "Train", "val": "Val", "test": "Test"}
-SHORT_SECONDS = 3.0  # s; feature similarity is told for these and for whole clips, as in the paper
+
+def headline(rows: dict[str, dict], parts: dict[str, Part]) -> str:
+    """Return the result that counts in one line: that of unseen speakers, if there are any."""
+    name = next(name for name in ("test", "val", "train") if name in rows)
+    ranking, row = parts[name].ranking, rows[name]
+    recall, chance, matching = (
+        100 * share for share in (recall_at_k(ranking.ranks, 1), chance_at_k(ranking, 1), row["matching"])
+    )
+    line = f"{PART_NAMES[name]}: R@1 {recall:.1f} % of {ranking.gallery} faces (chance {chance:.1f}), 1:2 {matching:.1f} %"
+    if row["matching_interval"]:
+        line += " ({:.1f} to {:.1f})".format(*(100 * limit for limit in row["matching_interval"]))
+    return line
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The table.
+# Rows of cells.
 
 
-@dataclasses.dataclass(frozen=True)
-class Heard:
-    """What the network hears of one part of the split. N clips, D numbers in a feature."""
-
-    clips: list[str]
-    voices: np.ndarray  # float32 (N, D), predicted from whole clips
-    short: np.ndarray  # float32 (N, D), predicted from the first SHORT_SECONDS
-    faces: np.ndarray  # float32 (N, D), features of the true faces, the gallery
-
-    @property
-    def videos(self) -> list[str]:
-        return [utils.video_of(clip) for clip in self.clips]
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
-def score(heard: Heard, ranking: Ranking, centre: np.ndarray, mean_face: np.ndarray, ks, gallery: int | None) -> dict:
-    """Score one part of the split.
-
-    Args:
-        heard: of that part.
-        ranking: of it, as seen from the centre.
-        centre: float32 (D,), where the run sees the features from: similar are those in the same direction from there.
-        mean_face: float32 (D,), the mean feature of the training faces: what a network that hears nothing would predict.
-        ks: sizes of the retrieved list.
-        gallery: size of the galleries in which recall is told as well, or None.
-
-    Returns:
-        What metrics.json says of it; shares in [0, 1].
-    """
-    videos, ranks = heard.videos, ranking.ranks
-    baseline = rank(mean_face[None], heard.faces, videos)
-    row = {
-        "gallery": ranking.gallery,
-        "videos": len(set(videos)),
-        "recall": {k: recall_at_k(ranks, k) for k in ks},
-        "recall_interval": {k: mean_interval(ranks <= k, videos) for k in ks},
-        "chance": {k: chance_at_k(ranking, k) for k in ks},
-        "mean_face": {k: recall_at_k(baseline.ranks, k) for k in ks},
-        "median_rank": float(np.median(ranks)),
-        "median_rank_interval": median_interval(ranks, videos),
-        "mean_face_median_rank": float(np.median(baseline.ranks)),
-    }
-    for name, beaten in (("matching", ranking.matching), ("matching_alike", ranking.matching_alike)):
-        row |= {name: float(beaten.mean()), f"{name}_interval": mean_interval(beaten, videos)}
-    if gallery:
-        found = {k: recall_in_gallery(ranking.better, ranking.others, gallery, k) for k in ks}
-        row["fixed_gallery"] = {
-            "gallery": gallery,
-            "recall": {k: float(found[k].mean()) for k in ks},
-            "recall_interval": {k: mean_interval(found[k], videos) for k in ks},
-            "chance": {k: min(k, gallery) / gallery for k in ks},
-        }
-    row["similarity"] = {
-        name: {
-            **feature_similarity(voices, heard.faces),
-            "degrees_from_centre": feature_similarity(voices - centre, heard.faces - centre)["degrees"],
-        }
-        for name, voices in (("6 s", heard.voices), ("3 s", heard.short))
-    }
-    guesses = np.broadcast_to(mean_face, heard.faces.shape)
-    row["similarity"]["mean face"] = feature_similarity(guesses, heard.faces)
-    return row
+def _exact(limits) -> str:
+    """Set an interval of shares in %, with a digit after the point."""
+    return "{:.1f}-{:.1f}".format(*(100 * limit for limit in limits)) if limits else ""
 
 
-def table(rows: dict[str, dict]) -> list[list[str]]:
-    """Set rows of `score` as the slides' table, below each what it is to be compared with.
+def _short(limits) -> str:
+    """Set an interval of shares in %, with a digit after the point below 10 only."""
+    if not limits:
+        return ""
+    low, high = (f"{100 * limit:.1f}" if 100 * limit < 9.95 and limit > 0 else f"{100 * limit:.0f}" for limit in limits)
+    return low if low == high else f"{low}-{high}"
 
-    Returns:
-        Lines of cells, the first line being the header.
-    """
-    ks = list(next(iter(rows.values()))["recall"])
 
-    def percent(shares):
-        return [f"{100 * shares[k]:.1f}" for k in ks]
+def _median(limits) -> str:
+    return "{:.0f}-{:.0f}".format(*limits) if limits else ""
 
-    def interval(low, high, factor=100, digits=1):
-        return f"{factor * low:.{digits}f}-{factor * high:.{digits}f}"
 
-    lines = [["recall in %", "gallery", *(f"R@{k}" for k in ks), "median rank", "1:2", "1:2 alike"]]
-    for part, row in rows.items():
-        n, intervals = row["gallery"], row["recall_interval"]
-        matching, alike = (f"{100 * row[name]:.1f}" for name in ("matching", "matching_alike"))
-        lines.append([PART_NAMES[part], f"{n}", *percent(row["recall"]), f"{row['median_rank']:g}", matching, alike])
-        both = [interval(*row[f"{name}_interval"]) for name in ("matching", "matching_alike")]
-        median = interval(*row["median_rank_interval"], 1, 0)
-        lines.append(["  95 % interval", "", *(interval(*intervals[k]) for k in ks), median, *both])
-        lines.append(["  chance", "", *percent(row["chance"]), f"{(n + 1) / 2:g}", "50.0", "50.0"])
-        lines.append(["  mean face", "", *percent(row["mean_face"]), f"{row['mean_face_median_rank']:g}", "", ""])
-        if "fixed_gallery" in row:
-            fixed = row["fixed_gallery"]
-            of_fixed = [interval(*fixed["recall_interval"][k]) for k in ks]
-            lines.append(["  in galleries of", f"{fixed['gallery']}", *percent(fixed["recall"]), "", "", ""])
-            lines.append(["    95 % interval", "", *of_fixed, "", "", ""])
-            lines.append(["    chance", "", *percent(fixed["chance"]), "", "", ""])
-        if part != "train" and n <= published.PAPER_GALLERY:
-            paper = [published.paper_recall(n, k) for k in ks]
-            median = 1 + (np.median(published.PAPER_RANKS) - 1) * (n - 1) / (published.PAPER_GALLERY - 1)
-            lines.append(
-                ["  the paper's model", f"{n}", *(f"{100 * share:.1f}" for share, *_ in paper), f"{median:.0f}", "", ""]
-            )
-            lines.append(["    95 % interval", "", *(interval(*limits) for _, *limits in paper), "", "", ""])
-        if part in published.SLIDES:
-            slides_gallery, recall = published.SLIDES[part]
-            slides = [f"{recall[k]}" if k in recall else "" for k in ks]
-            lines.append(["  the slides", f"{slides_gallery}", *slides, "", "", ""])
+def _rows_of_part(part: str, row: dict, screen: bool) -> list[list[str]]:
+    """Return the lines of one part of the split: a label, the gallery, R@k for each k, median rank, 1:2 and 1:2 alike."""
+    n, ks = row["gallery"], list(row["recall"])
+    interval, blank = _short if screen else _exact, [""] * 3
+
+    def shares(of):
+        return [_percent(of[k]) for k in ks]
+
+    def limits(of, rest):
+        found = [interval(of[k]) for k in ks]
+        return [["  95 % interval", "", *found, *rest]] if any(found) else []
+
+    lines = [[PART_NAMES[part], f"{n}", *shares(row["recall"]), f"{row['median_rank']:g}"]]
+    lines[0] += [_percent(row[name]) for name in ("matching", "matching_alike")]
+    matching = [interval(row[f"{name}_interval"]) for name in ("matching", "matching_alike")]
+    lines += limits(row["recall_interval"], [_median(row["median_rank_interval"]), *matching])
+    lines.append(["  chance", "", *shares(row["chance"]), f"{(n + 1) / 2:g}", "50.0", "50.0"])
+    lines.append(["  mean face", "", *shares(row["mean_face"]), f"{row['mean_face_median_rank']:g}", "", ""])
+    if "fixed_gallery" in row:
+        fixed = row["fixed_gallery"]
+        lines.append(["  in galleries of", f"{fixed['gallery']}", *shares(fixed["recall"]), *blank])
+        lines += [[f"  {label}", *rest] for label, *rest in limits(fixed["recall_interval"], blank)]
+        lines.append(["    chance", "", *shares(fixed["chance"]), *blank])
+    least = published.PAPER_GALLERY / PAPER_FACTOR if screen else 0
+    if part != "train" and least <= n <= published.PAPER_GALLERY:
+        paper = {k: published.paper_recall(n, k) for k in ks}
+        recall = [_percent(share) for share, *_ in paper.values()]
+        lines.append(["  the paper's model", f"{n}", *recall, f"{published.paper_median_rank(n):.0f}", "", ""])
+        lines += [[f"  {label}", *rest] for label, *rest in limits({k: of[1:] for k, of in paper.items()}, blank)]
+    if part in published.SLIDES:
+        size, recall = published.SLIDES[part]
+        if not screen or size / SLIDES_FACTOR <= n <= size * SLIDES_FACTOR:
+            lines.append(["  the slides", f"{size}", *(f"{recall[k]}" if k in recall else "" for k in ks), *blank])
     return lines
 
 
-def as_text(lines: list[list[str]]) -> str:
-    """Set lines of cells in columns."""
-    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))]).rstrip()
-        for cells in lines
-    )
+def _header(rows: dict[str, dict]) -> list[str]:
+    return [*(f"R@{k}" for k in next(iter(rows.values()))["recall"]), "median rank", "1:2", "1:2 alike"]
+
+
+def table(rows: dict[str, dict]) -> list[list[str]]:
+    """Set rows of `score` as the slides' table, each with its intervals and everything that it is to be compared with.
+
+    Returns:
+        Lines of cells, first the header.
+    """
+    lines = [line for part, row in rows.items() for line in _rows_of_part(part, row, screen=False)]
+    return [["recall in %", "gallery", *_header(rows)], *lines]
 
 
 def as_markdown(lines: list[list[str]]) -> str:
@@ -143,42 +116,99 @@ def as_markdown(lines: list[list[str]]) -> str:
     return "\n".join([header, "|" + " --- |" + " ---: |" * (len(lines[0]) - 1), *body])
 
 
-def notes(rows: dict[str, dict]) -> list[str]:
-    """Say what the table's columns are."""
-    said = [
-        "Intervals: bootstrap over videos, 95 %, the gallery staying as it is. Ties count against the model.",
-        "1:2: how often the true face beats another one. 1:2 alike: the same among the tenth of the other faces that are "
-        "nearest to the true one.",
+def _shortened(label: str) -> str:
+    indent = label[: len(label) - len(label.lstrip())]
+    return indent + SCREEN_LABELS.get(label.strip(), label.strip())
+
+
+def screen_table(rows: dict[str, dict]) -> str:
+    """Set rows of `score` as a table for the screen: SCREEN characters wide, in several blocks where there are many k.
+
+    The gallery stands in the labels, intervals are rounded, and published figures appear beside comparable galleries only.
+    """
+    lines = [line for part, row in rows.items() for line in _rows_of_part(part, row, screen=True)]
+    labels = [
+        "recall in %",
+        *(f"{_shortened(label)} ({gallery})" if gallery else _shortened(label) for label, gallery, *_ in lines),
     ]
+    columns = list(zip(map(_shortened, _header(rows)), *(cells for _, _, *cells in lines)))
+    label_width = max(map(len, labels))
+    blocks, width = [[]], label_width
+    for column in columns:
+        more = len(GAP) + max(map(len, column))
+        if blocks[-1] and width + more > SCREEN:
+            blocks.append([])
+            width = label_width
+        blocks[-1].append(column)
+        width += more
+    return "\n\n".join(as_text([list(line) for line in zip(labels, *block)]) for block in blocks)
+
+
+def as_text(lines: list[list[str]]) -> str:
+    """Set lines of cells in columns. Lines without figures are left out."""
+    lines = [cells for cells in lines if any(cells[1:])]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
+    return "\n".join(
+        GAP.join([cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))]).rstrip()
+        for cells in lines
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Text around the tables.
+
+
+def notes(rows: dict[str, dict]) -> list[str]:
+    """Explain the table's columns and rows."""
+    lines = [
+        "95 %: bootstrap over videos in an unchanged gallery. Ties count against the model.",
+        "1:2: how often the true face beats one other face. 1:2 alike: the same among the tenth of the other faces that are "
+        "most similar to the true one.",
+    ]
+    few = [f"{PART_NAMES[part]} ({row['videos']})" for part, row in rows.items() if row["videos"] < intervals.LEAST_VIDEOS]
+    if few:
+        lines.append(
+            f"No interval and no check of R@1 for leaks with fewer than {intervals.LEAST_VIDEOS} videos: {', '.join(few)}."
+        )
     if any(row["videos"] < row["gallery"] for row in rows.values()):
-        said.append("Some videos have several clips: a voice has found its face when any face of its video is retrieved.")
-    return said
+        lines.append("Some videos have several clips: any face of the voice's video counts as found.")
+    return lines
 
 
-def results(run: dict, folder: Path, rows: dict[str, dict], found: list[str]) -> str:
-    """Write the figures down as Markdown."""
+def screen_notes(rows: dict[str, dict]) -> str:
+    """Set `notes` as lines for the screen."""
+    return "\n".join(line for note in notes(rows) for line in textwrap.wrap(note, SCREEN))
+
+
+def results(run: dict, name: str, rows: dict[str, dict], leaks: list[str]) -> str:
+    """Return results.md.
+
+    Args:
+        run: what the run was started with.
+        name: of the run.
+        rows: of `score`, by part.
+        leaks: of `leaks.find_leaks`.
+    """
     similarity = [["", "degrees", "degrees from the centre", "L1", "L2"]]
     for part, row in rows.items():
         similarity += [
             [
-                f"{PART_NAMES[part]}, {name}",
+                f"{PART_NAMES[part]}, {kind}",
                 *(f"{of[key]:.2f}" if key in of else "" for key in ("degrees", "degrees_from_centre", "l1", "l2")),
             ]
-            for name, of in row["similarity"].items()
+            for kind, of in row["similarity"].items()
         ]
-    n_learned = len(run["clips"]["train"])
-    return "\n\n".join(
-        [
-            f"# {folder.name}",
-            f"Encoder {run['encoder']}, loss {run['loss']}, width {run['width']:g}, {run['feature_size']} numbers a face, seed "
-            f"{run['seed']}, trained on {n_learned:,} clips.",
-            *(f"**Leak: {leak}.**" for leak in found),
-            as_markdown(table(rows)),
-            *notes(rows),
-            "## Feature similarity",
-            "Means over the clips: the angle between the feature heard and the true one (the paper, 5,000 test clips: 45.75 "
-            "degrees with 6 s, 48.43 with 3 s), the same as seen from where retrieval sees them, and, both scaled to length 1, "
-            "the sum of absolute differences and the distance.",
-            as_markdown(similarity),
-        ]
-    )
+    paragraphs = [
+        f"# {name}",
+        f"Encoder {run['encoder']}, loss {run['loss']}, width {run['width']:g}, {run['feature_size']} numbers a face, seed "
+        f"{run['seed']}, trained on {len(run['clips']['train']):,} clips.",
+        *(f"**Leak: {leak}.**" for leak in leaks),
+        as_markdown(table(rows)),
+        *notes(rows),
+        "## Feature similarity",
+        "Means over the clips: the angle between the predicted and the true feature (the paper, 5,000 test clips: 45.75 "
+        "degrees with 6 s, 48.43 with 3 s); the same angle as seen from the centre, as retrieval sees it; and, after both are "
+        "scaled to length 1, the sum of absolute differences and the distance.",
+        as_markdown(similarity),
+    ]
+    return "\n\n".join(paragraphs) + "\n"
