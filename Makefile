@@ -4,29 +4,33 @@ SEED ?= 0
 DEMO = data/demo-$(SEED)
 RUN = .venv/bin/python
 
-.PHONY: demo test lint lock clean
+.PHONY: help install demo test lint lock clean
 
-# From nothing to retrieval tables and their pictures, on synthetic people: a face decoder, then the pretrained encoder, then the
-# paper's. Without second looks at what is decoded: the face network was never meant for drawn faces.
-demo: .venv/installed
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/installed  ## install everything into .venv (3.4 GB)
+
+# Without refinement of the decoded faces: the face network was trained on photos, not on rendered faces.
+demo: .venv/installed  ## from scratch to tables and pictures, on synthetic people (about 8 minutes)
 	$(RUN) data/make_demo.py --out $(DEMO) --seed $(SEED)
 	$(RUN) preprocess.py --csv $(DEMO)/avspeech_demo.csv --data $(DEMO) --face-model dlib
 	rm -rf checkpoints/demo checkpoints/demo-speaker checkpoints/demo-decoder
-	$(RUN) train.py --model decoder --data $(DEMO) --run demo-decoder --seed $(SEED)
+	$(RUN) train.py decoder --data $(DEMO) --run demo-decoder --seed $(SEED)
 	$(RUN) train.py --data $(DEMO) --run demo-speaker --encoder speaker --seed $(SEED)
-	$(RUN) evaluate.py --run demo-speaker --decoder demo-decoder --looks 0 --k 1 5 10
+	$(RUN) evaluate.py --run demo-speaker --decoder demo-decoder --refinements 0 --k 1 5 10
 	$(RUN) train.py --data $(DEMO) --run demo --width 0.125 --seconds 3 --batch-size 4 --epochs 20 --seed $(SEED)
-	$(RUN) evaluate.py --run demo --decoder demo-decoder --looks 0 --k 1 5 10
+	$(RUN) evaluate.py --run demo --decoder demo-decoder --refinements 0 --k 1 5 10
 
-test: .venv/installed lint
+test: .venv/installed lint  ## style and all tests (about 12 minutes)
 	$(RUN) -m pytest
 
-lint: .venv/installed
+lint: .venv/installed  ## style only
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
 # The lock, for all Pythons and systems. `make lock UPGRADE=--upgrade` moves every pin to the newest release.
-lock: .venv/installed
+lock: .venv/installed  ## compile requirements.in to requirements.txt
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --custom-compile-command "make lock" $(UPGRADE) \
 	    requirements.in --output-file requirements.txt
 
@@ -37,5 +41,5 @@ lock: .venv/installed
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
 	@touch $@
 
-clean:
+clean:  ## remove .venv, the demo and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis checkpoints/demo checkpoints/demo-speaker checkpoints/demo-decoder data/demo-*

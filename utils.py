@@ -1,12 +1,13 @@
-"""What the scripts share and no network needs: constants, options, clip names, feature files, the split.
+"""Shared by all: constants, the command line, runs by name, files that are whole or absent, the split.
 
-Never imports TensorFlow or Keras, so that the worker processes of preprocess.py start fast and stay small.
+Never imports TensorFlow or Keras: the worker processes of preprocess.py import this, and are to start fast and stay small.
 """
 
 import argparse
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -14,10 +15,17 @@ import typing
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
+try:
+    import numpy as np
+except ModuleNotFoundError:
+    raise SystemExit(
+        "error: expected the package numpy, found none; run: source .venv/bin/activate (make install creates .venv)"
+    ) from None
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's chatter, if it is started; its errors are exceptions too
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no log lines from TensorFlow; its errors are exceptions too
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # twice as fast on CPUs without AVX-512, where it is off by default
+
+VERSION = "0.2.0"  # as in CHANGELOG.md and CITATION.cff
 
 # Sound. Source: Oh et al., "Speech2Face", CVPR 2019, implementation details.
 SAMPLE_RATE = 16_000  # Hz, mono
@@ -29,43 +37,43 @@ POWER = 0.3  # exponent of the power-law compression, no unit
 CLIP_SAMPLES = CLIP_SECONDS * SAMPLE_RATE  # 96 000
 N_FRAMES = 1 + (CLIP_SAMPLES - WINDOW) // HOP  # 598
 N_BINS = FFT_SIZE // 2 + 1  # 257
-MIN_SECONDS = 2.61  # s; the voice encoder needs 259 frames
+MIN_SECONDS = 2.61  # s, the shortest clip: the voice encoder needs 259 frames
 
 # Faces.
 FACE_SIZE = 224  # pixels, side of a face crop: VGG-Face's input
-N_LANDMARKS = 68  # of dlib, in a face
+N_LANDMARKS = 68  # of a face, by dlib
 FEATURE_SIZE = {"vggface": 4096, "dlib": 128}  # numbers in a face feature, for each --face-model
 
-# The share of the videos in each part of the split, in this order.
+# The share of videos in each part of the split, in this order.
 SPLIT = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 DATA = Path("data")
 CHECKPOINTS = Path("checkpoints")
-VOICE_RUN, DECODER_RUN = "base", "decoder"  # the runs that are meant where none is named
-# In a run's folder.
+VOICE_RUN, DECODER_RUN = "base", "decoder"  # the runs used where none is named
+# Files in the folder of a run.
 OPTIONS, CLIPS, CENTRE, HISTORY = "options.json", "clips.json", "centre.pkl", "history.jsonl"
 CORRECTION = "correction.pkl"
 BEST_WEIGHTS, LAST_WEIGHTS = "best.weights.h5", "last.weights.h5"
 
 
 class InputError(ValueError):
-    """Bad input. Its message is one line: the file or option, what was expected, what was found, the next step.
+    """Bad input. The message is one line: file or option, what was expected, what was found, the next step.
 
-    A class of its own, so that a script can report it in a line while our own mistakes keep their traceback.
+    The scripts report this error in one line; our own mistakes keep their traceback.
     """
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The command line. One frozen dataclass per script holds every default; argparse is filled from it.
+# The command line. One frozen dataclass per command holds every default; argparse is filled from it.
 
 
 def option(help: str, default=dataclasses.MISSING, group: str | None = None, **for_argparse):
     """Declare an option as a dataclass field.
 
     Args:
-        help: what --help says of it.
-        default: without one it is required.
-        group: heading in --help.
+        help: its text in --help.
+        default: an option without a default is required.
+        group: heading above it in --help.
         for_argparse: `metavar`, `nargs`, `choices`; `positional=True` for an argument without a name.
     """
     return dataclasses.field(default=default, metadata={"help": help, "group": group, **for_argparse})
@@ -111,6 +119,7 @@ def _parser_of(options_class, description: str, prog: str, commands) -> argparse
         arguments["help"] = arguments["help"].replace("%", "%%")
         groups[group].add_argument(field.name if positional else "--" + field.name.replace("_", "-"), **arguments)
         positionals += f" {arguments['metavar']} ..." if positional else ""
+    parser.add_argument("--version", action="version", version=f"Speech2Face {VERSION}", help="show the version and exit")
     forms = ("", *(f" {command}" for command in commands))
     parser.usage = "\n       ".join(f"{prog}{form}{positionals} [options]" for form in forms)
     return parser
@@ -123,7 +132,7 @@ def parse_options(options_class, description: str, argv=None, commands=None):
 
     Args:
         options_class: frozen dataclass with fields made by `option`; its `__post_init__` raises ValueError on bad values.
-        description: the script's docstring, which --help shows as it stands.
+        description: the script's docstring, shown by --help.
         argv: list of str, or None for the process's own command line.
         commands: of each subcommand, named by the first word of the command line, its options_class and description.
 
@@ -147,19 +156,19 @@ def parse_options(options_class, description: str, argv=None, commands=None):
 
 
 def options_given(argv=None) -> set[str]:
-    """Return the names of the fields that a command line names, whatever their values."""
+    """Return the names of the fields that a command line sets."""
     arguments = sys.argv[1:] if argv is None else argv
     return {word.partition("=")[0][2:].replace("-", "_") for word in arguments if word.startswith("--")}
 
 
-def check(condition: bool, message: str) -> None:
-    """Raise ValueError with the message unless the condition holds."""
-    if not condition:
+def check(valid: bool, message: str) -> None:
+    """Raise ValueError with the message unless the value is valid."""
+    if not valid:
         raise ValueError(message)
 
 
 def reporting_errors(main):
-    """Make a script's `main` end in one line on stderr and exit code 1 (130 after Ctrl-C) where input or disk is at fault."""
+    """Make a script's `main` end in one line on stderr and exit code 1 (130 after Ctrl-C) where the user can help."""
 
     @functools.wraps(main)
     def wrapped(argv=None) -> int:
@@ -168,8 +177,15 @@ def reporting_errors(main):
         except (InputError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except ModuleNotFoundError as error:
+            module = Path(__file__).with_name(error.name.partition(".")[0])
+            if module.exists() or module.with_suffix(".py").exists():  # of this project: our own mistake
+                raise
+            expected = f"expected the package {error.name}, found none"
+            print(f"error: {expected}; run: source .venv/bin/activate (make install creates .venv)", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
-            print("interrupted; what is written so far is complete", file=sys.stderr)
+            print("interrupted; all files written so far are complete", file=sys.stderr)
             return 130
 
     return wrapped
@@ -177,7 +193,17 @@ def reporting_errors(main):
 
 def run_folder(run: str) -> Path:
     """Return the folder of a run: `checkpoints/<run>` for a plain name, the path itself for anything with a slash."""
-    return Path(run) if len(Path(run).parts) > 1 else CHECKPOINTS / run
+    return Path(run) if "/" in str(run) or os.sep in str(run) else CHECKPOINTS / run
+
+
+def existing_run(run: str) -> Path:
+    """Return the folder of a run. Raises InputError, with the names of the existing runs, if there is none."""
+    folder = run_folder(run)
+    if not (folder / OPTIONS).is_file():
+        runs = sorted(path.parent.name for path in CHECKPOINTS.glob(f"*/{OPTIONS}"))
+        advice = f"the runs in {CHECKPOINTS} are: {', '.join(runs)}" if runs else "make one with train.py"
+        raise InputError(f"{folder}: expected a run of train.py, found none; {advice}")
+    return folder
 
 
 def normalise(features: np.ndarray) -> np.ndarray:
@@ -186,29 +212,29 @@ def normalise(features: np.ndarray) -> np.ndarray:
 
 
 def frames_in(seconds: float) -> int:
-    """Return how many spectrogram frames so much sound gives, N_FRAMES at most."""
+    """Return the number of spectrogram frames in a sound of this length, N_FRAMES at most."""
     return min(N_FRAMES, 1 + (round(seconds * SAMPLE_RATE) - WINDOW) // HOP)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Clips and their files.
+# Names of clips, and files.
 
 
 def clip_name(video_id: str, start: float, end: float) -> str:
-    """Return a clip's name, `<id>_<start>-<end>`, with times in seconds as %010.6f: the naming of the paper's authors."""
+    """Return a clip's name, `<id>_<start>-<end>`, with times in seconds as %010.6f: as the paper's authors name clips."""
     return f"{video_id}_{start:010.6f}-{end:010.6f}"
 
 
 def video_of(clip: str) -> str:
-    """Return the video id in a clip's name: all before the last underscore (an id may hold underscores itself)."""
+    """Return the video id in a clip's name: all before the last underscore, for an id may hold underscores too."""
     return clip.rpartition("_")[0]
 
 
 @contextmanager
 def replacing(path: Path):
-    """Give a temporary path beside `path`, which takes its place when the block ends well and goes when it fails.
+    """Yield a temporary path, which replaces `path` when the block succeeds and is removed when it fails.
 
-    A process killed half-way leaves at most the temporary, whose name starts with a dot; the next try writes over it.
+    A killed process leaves at most the temporary file, whose name starts with a dot; the next attempt overwrites it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,6 +253,24 @@ def save_bytes(path: Path, content: bytes) -> int:
     return len(content)
 
 
+def save_new(path: Path, content: bytes) -> Path:
+    """Write a file, whole or not at all, without replacing another one.
+
+    Where a file of other content has the name, -2, -3, ... is added to it.
+
+    Returns:
+        The path of the file with this content.
+    """
+    path = Path(path)
+    names = itertools.chain([path.name], (f"{path.stem}-{number}{path.suffix}" for number in itertools.count(2)))
+    for candidate in map(path.with_name, names):
+        if not candidate.exists():
+            save_bytes(candidate, content)
+            return candidate
+        if candidate.read_bytes() == content:
+            return candidate
+
+
 def write_json(path: Path, values: dict) -> None:
     """Write a dictionary as JSON, whole or not at all; paths become text."""
     with replacing(path) as temporary:
@@ -235,7 +279,7 @@ def write_json(path: Path, values: dict) -> None:
 
 @contextmanager
 def stderr_to(path: Path):
-    """Send what this process and its children write to stderr to a file while the block runs."""
+    """Redirect stderr of this process and its children to a file while the block runs."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with open(path, "ab") as file:
@@ -255,10 +299,10 @@ def stderr_to(path: Path):
 def part_of(video_id: str, seed: int) -> str:
     """Return the part of the split that a video belongs to: a pure function of its id and the seed.
 
-    It is the same in every process and order, and stays when clips are added; all clips of a video share one part.
+    The part is the same in every process and order, and stays the same when clips are added. All clips of a video share it.
 
     Returns:
-        "train", "val" or "test", in the shares of SPLIT.
+        "train", "val" or "test", with the shares of SPLIT.
     """
     digest = hashlib.sha256(f"{seed}:{video_id}".encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64  # [0, 1)
@@ -278,6 +322,6 @@ def split_clips(clips: list[str], seed: int) -> dict[str, list[str]]:
 
 
 def sample_clips(clips: list[str], most: int, seed: int) -> list[str]:
-    """Return the clips, or `most` of them drawn at random, in the order given."""
-    drawn = np.random.default_rng(seed).permutation(len(clips))[:most]
-    return [clips[number] for number in sorted(drawn)]
+    """Return the clips, or a random sample of `most` of them, in the order given."""
+    chosen = np.random.default_rng(seed).permutation(len(clips))[:most]
+    return [clips[number] for number in sorted(chosen)]
