@@ -1,108 +1,187 @@
-"""Listen to recordings and show the faces that they suggest.
+"""Listen to recordings: show the face that each voice suggests, and list the faces most similar to it.
 
-python hear.py me.m4a
-python hear.py me.m4a --among photos            which of a folder's faces is the most similar
-python hear.py me.m4a --match a.jpg b.jpg       which of two
+Reads the run checkpoints/<run>/ of train.py and the run of a face decoder (python train.py decoder). The list is of faces from
+the run's data, or from photos; without either, or without a decoder, the other half still works. Writes to
+checkpoints/<run>/heard/
+
+    <recording>.png            the face decoded from the voice
+    <recording>-similar.png    the most similar faces, for all recordings in one picture
+
+and replaces no file of other content: -2, -3, ... is added to the name instead.
+
+    python hear.py me.m4a
+    python hear.py me.m4a --among photos           which faces of a folder of photos are the most similar
+    python hear.py me.m4a --match a.jpg b.jpg      which of two faces is more similar
 """
 
 import dataclasses
-import itertools
+import sys
+import tempfile
 from pathlib import Path
 
 import utils
 from utils import InputError, check, option
 
-TOP = 5  # faces shown for a voice
+TOP = 5  # faces listed for a recording
+RUN, CHOICE, FACE, PICTURE = "run", "faces to choose from", "decoded face", "picture of the most similar faces"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     recordings: tuple[Path, ...] = option(
-        "recordings, of any format and 2.6 to 120 s", nargs="+", metavar="RECORDING", positional=True
+        "recordings of one person's speech, 2.6 to 120 s, in any format that ffmpeg reads",
+        nargs="+",
+        metavar="RECORDING",
+        positional=True,
     )
-    run: str = option("name of the run: its folder is checkpoints/<run>; or a path", utils.VOICE_RUN)
-    data: Path | None = option("folder that preprocess.py wrote (default: the one the run was trained on)", None)
-    among: Path | None = option("folder of photos to choose from, instead of the faces of --data", None, metavar="FOLDER")
-    match: tuple[Path, ...] = option("two photos; which of the faces is the voice's?", (), nargs=2, metavar="PHOTO")
-    clips: int = option("faces of --data to choose from, at most; of more, so many are sampled", 5000)
-    decoder: str | None = option("run of train.py decoder", None, metavar="RUN")
-    exaggerate: float = option("decoded faces are so many times as far from the mean face; the paper's page shows 1.4", 1.0)
-    refinements: int = option("refinement steps", 3)
+    run: str = option("run of train.py: a name, for checkpoints/<name>, or a path", utils.VOICE_RUN, group=RUN)
+    data: Path | None = option(
+        "folder of preprocess.py whose faces are listed; name it where the folder that the run was trained on has moved",
+        None,
+        group=CHOICE,
+        metavar="FOLDER",
+    )
+    among: Path | None = option(
+        "choose among the faces in a folder of photos instead of those of the data", None, group=CHOICE, metavar="FOLDER"
+    )
+    match: tuple[Path, ...] = option(
+        "choose between two photos, each with one face", (), group=CHOICE, nargs=2, metavar="PHOTO"
+    )
+    clips: int = option(
+        "larger data are sampled down to this number of faces; raise it to search all faces of large data",
+        5000,
+        group=CHOICE,
+        metavar="N",
+    )
+    decoder: str | None = option(
+        f"run of a face decoder; without the option {utils.DECODER_RUN} is used if it exists and fits the run",
+        None,
+        group=FACE,
+        metavar="RUN",
+    )
+    exaggerate: float = option(
+        "multiplies the distance of the decoded face from the mean face; raise it where all faces come out alike (the paper's "
+        "project page shows 1.4), 0 gives the mean face",
+        1.0,
+        group=FACE,
+        metavar="FACTOR",
+    )
+    refinements: int = option(
+        "refinement steps: each compares the decoded face's own feature with the predicted one and decodes again with what was "
+        "missing; 0 is faster, and right for the demo's sketched faces",
+        3,
+        group=FACE,
+        metavar="N",
+    )
+    format: str = option(
+        "format of the picture; pdf and svg keep its text sharp in print", "png", group=PICTURE, choices=("png", "pdf", "svg")
+    )
 
     def __post_init__(self):
+        check(not (self.match and self.among), "--match: expected without --among, found both")
+        chosen = "--match" if self.match else "--among"
+        check(not (self.data and (self.match or self.among)), f"--data: expected without {chosen}, found both")
         check(self.clips >= 2, f"--clips: expected 2 or more, found {self.clips}")
         check(0 <= self.exaggerate <= 10, f"--exaggerate: expected 0 to 10, found {self.exaggerate}")
         check(self.refinements >= 0, f"--refinements: expected 0 or more, found {self.refinements}")
-        check(not (self.match and self.among), "--match: expected without --among, found both")
+
+
+def check_paths(options: Options) -> Path:
+    """Check all paths in the options before anything slow is imported. Returns the folder of the run. Raises InputError."""
+    for path in options.recordings:
+        if path.is_dir():
+            raise InputError(f"{path}: expected a recording, found a folder; name the files in it")
+        if not path.exists():
+            raise InputError(f"{path}: expected a recording, found no such file; check its name")
+    for path in options.match:
+        if not path.is_file():
+            raise InputError(f"{path}: expected a photo, found no such file; check its name")
+    for path, expected in ((options.data, "a folder that preprocess.py wrote"), (options.among, "a folder of photos")):
+        if path and not path.is_dir():
+            found = "a file" if path.exists() else "no such folder"
+            raise InputError(f"{path}: expected {expected}, found {found}; check its name")
+    if options.decoder:
+        utils.existing_run(options.decoder)
+    return utils.existing_run(options.run)
+
+
+def read_inputs(options: Options):
+    """Read what needs no network.
+
+    Returns:
+        The recordings, each as of `clips.recordings.read_recording`, and the paths of the photos to choose from.
+
+    Raises:
+        InputError: if a recording has no speech in it, or the folder of photos has no photo.
+    """
+    from clips import media, recordings
+
+    photos = media.photos_under(options.among) if options.among else list(options.match)
+    if options.among and not photos:
+        raise InputError(f"{options.among}: expected photos ({', '.join(media.PHOTOS)}), found none; name another folder")
+    return [recordings.read_recording(path) for path in options.recordings], photos
+
+
+def listen(options: Options, folder: Path, recordings: list, photos: list[Path]) -> None:
+    """Print what the recordings suggest, and write the pictures."""
+    import cv2
+    import numpy as np
+
+    from judging import pictures
+    from listening import gallery, listener
+    from training import runs
+
+    run = runs.read_run(folder)
+    size, faces = run["feature_size"], None
+    if photos:
+        faces = gallery.of_photos(photos, size, one_face=bool(options.match))
+    else:
+        try:
+            faces = gallery.of_data(options.data or Path(run["data"]), size, options.clips, run["seed"])
+        except InputError as error:
+            if options.data:
+                raise
+            print(f"hear: no list of similar faces: {error}", file=sys.stderr)  # a run is of use without its data
+    loaded = listener.load(folder, options.decoder, options.exaggerate, options.refinements, needs_faces=faces is None)
+
+    predictions = np.stack([loaded.predict(recording) for recording in recordings])
+    columns = {"recording": [path.name for path in options.recordings]}
+    if loaded.face_decoder:
+        decoded = [loaded.decode(prediction) for prediction in predictions]
+        columns["decoded from\nthe voice"] = [pictures.Shown(picture, "") for picture in decoded]
+    if faces:
+        numbers, cosines = loaded.most_similar(predictions, faces, TOP)
+    for row, path in enumerate(options.recordings):
+        if loaded.face_decoder:
+            png = cv2.imencode(".png", decoded[row][..., ::-1])[1].tobytes()
+            print(utils.save_new(folder / "heard" / f"{path.stem}.png", png))
+        if options.match:
+            better, worse = (options.match[number] for number in numbers[row])
+            margin = cosines[row, 0] - cosines[row, 1]
+            print(f"{path}: {better} rather than {worse}, ", end="")
+            print(f"cosines {cosines[row, 0]:.3f} and {cosines[row, 1]:.3f}, margin {margin:.3f}")
+        elif faces:
+            print(f"{path}: the most similar of {len(faces.names)} faces")
+            for place, (number, cosine) in enumerate(zip(numbers[row], cosines[row]), 1):
+                print(f"  {place}  cosine {cosine:.3f}  {faces.names[number]}")
+    if faces:
+        title = f"the most similar of {len(faces.names)} faces"
+        if options.match:
+            title = f"which of two faces: {' or '.join(path.name for path in options.match)}"
+        found = pictures.as_shown(numbers, cosines, faces.image)
+        rows = [pictures.Query(list(left), of_row) for *left, of_row in zip(*columns.values(), found)]
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / f"{options.recordings[0].stem}-similar.{options.format}"
+            pictures.draw_grid(path, title, list(columns), "retrieved from the voice", rows)
+            print(utils.save_new(folder / "heard" / path.name, path.read_bytes()))
 
 
 @utils.reporting_errors
 def main(argv=None) -> int:
     options = utils.parse_options(Options, __doc__, argv)
-
-    import cv2
-    import numpy as np
-
-    from clips import feature_files, media
-    from clips.recordings import read_recording
-    from judging import pictures
-    from judging.pictures import Query, Shown, as_shown
-    from judging.search import most_similar
-    from listening.listener import hear, photo_features
-    from training import runs
-
-    folder = utils.run_folder(options.run)
-    run = runs.read_run(folder)
-    data = options.data or Path(run["data"])
-    decode = runs.load_face_decoder(options.decoder, run["feature_size"], options.exaggerate, options.refinements)
-    centre = run["centre"]
-    sounds = [read_recording(path) for path in options.recordings]
-    if options.among or options.match:
-        paths = list(options.match) or media.photos_under(options.among)
-        if not paths:
-            raise InputError(f"{options.among}: expected a folder of photos ({', '.join(media.PHOTOS)}), found none")
-        names, faces, crops = photo_features(paths, run["feature_size"], bool(options.match))
-        image = crops.__getitem__
-    else:
-        names = utils.sample_clips(feature_files.ready_clips(data), options.clips, run["seed"])
-        faces = np.stack([feature_files.load_embedding(data, clip, run["feature_size"]) for clip in names])
-
-        def image(number):
-            return media.read_face(data, names[number])
-
-    encoder = runs.load_encoder(folder, run)
-    voices = np.stack([hear(encoder, recording, centre) for recording in sounds])
-    numbers, cosines = most_similar(voices, faces - centre, min(TOP, len(faces)))
-    for path, of_voice, of_cosines in zip(options.recordings, numbers, cosines):
-        if options.match:
-            margin = of_cosines[0] - of_cosines[1]
-            print(f"{path}: {options.match[of_voice[0]]} rather than {options.match[of_voice[1]]}, ", end="")
-            print(f"cosines {of_cosines[0]:.3f} and {of_cosines[1]:.3f}, margin {margin:.3f}")
-        else:
-            print(f"{path}: the most similar of {len(names)} faces")
-            for place, (number, cosine) in enumerate(zip(of_voice, of_cosines), 1):
-                print(f"  {place}  cosine {cosine:.3f}  {names[number]}")
-    columns = {"recording": [recording.name for recording in options.recordings]}
-    if decode:
-        faces_heard = decode.from_voices(voices, centre)
-        columns["the face it hears"] = [Shown(picture, "") for picture in faces_heard]
-        for path, picture in zip(heard_paths(folder, options.recordings), faces_heard):
-            utils.save_bytes(path, cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
-            print(path)
-    rows = [Query(list(left), found) for *left, found in zip(*columns.values(), as_shown(numbers, cosines, image))]
-    path = folder / "audio.png"
-    pictures.draw_grid(path, f"the most similar of {len(names)} faces", list(columns), "retrieved from the voice", rows)
-    print(path)
+    folder = check_paths(options)
+    listen(options, folder, *read_inputs(options))
     return 0
-
-
-def heard_paths(folder: Path, recordings) -> list[Path]:
-    """Return where the pictures of the faces heard in recordings go: heard/<name>.png; <name>-2 where names are equal."""
-    paths = []
-    for recording in recordings:
-        names = itertools.chain([recording.stem], (f"{recording.stem}-{n}" for n in itertools.count(2)))
-        paths.append(next(path for name in names if (path := folder / "heard" / f"{name}.png") not in paths))
-    return paths
 
 
 if __name__ == "__main__":

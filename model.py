@@ -1,26 +1,21 @@
-"""What TensorFlow computes of voices: spectrogram, voice encoders, losses, the training step.
+"""Spectrogram and voice encoders: the network of the slides, and a head on pretrained speaker embeddings.
 
-B is the batch size and T the number of frames: 598 for 6 s of speech, 259 (2.6 s) at least.
+B is the batch size and T the number of spectrogram frames: N_FRAMES (598) for 6 s of sound, MIN_FRAMES (259) for 2.6 s.
 """
 
-import os
 import warnings
 from pathlib import Path
 
-from utils import FEATURE_SIZE, FFT_SIZE, HOP, N_BINS, POWER, WINDOW, stderr_to
+from utils import FEATURE_SIZE, FFT_SIZE, HOP, N_BINS, POWER, WINDOW
+from voices.backend import keras, layers, tf
 from voices.ge2e import SpeakerEmbedding
 
-with stderr_to(os.devnull):  # TensorFlow 2.21 logs at import, whatever its settings say
-    import keras
-    import tensorflow as tf
-    from keras import layers
-
 # ----------------------------------------------------------------------------------------------------------------------
-# Sound.
+# The spectrogram.
 
 
 def spectrogram(waveform):
-    """Turn sound into the voice encoder's input: short-time Fourier transform, then power-law compression.
+    """Turn sound into the input of a voice encoder: short-time Fourier transform, then power-law compression.
 
     Args:
         waveform: float32 (B, samples), mono at SAMPLE_RATE, values in [-1, 1]; CLIP_SAMPLES samples give N_FRAMES frames.
@@ -44,10 +39,11 @@ class Spectrogram(layers.Layer):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The voice encoder.
+# The encoder of the slides, --encoder conv.
 
-# Source: the slides' table. Name, channels at width 1, kernel, stride; sizes are time x frequency, those at the right
-# are the output's for 598 frames. Every conv but the last is followed by relu and batch norm.
+# Source: slides, "Speech encoder architecture". Name, channels at width 1, kernel, stride; kernels, strides and sizes are
+# time x frequency. The comments give the output size for 598 frames. ReLU and batch norm follow every convolution but the
+# last, whose output is averaged over time before them.
 ENCODER = (
     ("conv1", 64, (4, 4), (1, 1)),  # 595 x 254
     ("conv2", 64, (4, 4), (1, 1)),  # 592 x 251
@@ -63,104 +59,28 @@ ENCODER = (
     ("conv8", 512, (4, 4), (2, 2)),  # 14 x 117
     ("conv9", 512, (4, 4), (2, 2)),  # 6 x 57
 )
-BN_MOMENTUM = 0.9  # of the running mean and variance; neither source names one; Keras's 0.99 lags for epochs on small data
 FC_UNITS = 4096  # units of the first fully connected layer at width 1
 MIN_FRAMES = 259  # the fewest frames that reach conv9
-CPU_INFO = Path("/proc/cpuinfo")  # Linux's
-
-
-def cpu_flags() -> set[str]:
-    """Return what this CPU can do, as Linux names it; nothing elsewhere."""
-    return set(CPU_INFO.read_text().split()) if CPU_INFO.exists() else set()
-
-
-def _convolution(x, kernel, stride: int):
-    """Convolve, valid; the kernel's gradient is taken as matrix products, one for each place in the kernel: the input shifted
-    by as much, times the output's gradient.
-
-    Args:
-        x: (B, T, N, C).
-        kernel: (height, width, C, D), height and width multiples of the stride.
-        stride: in both directions.
-
-    Returns:
-        (B, T', N', D).
-    """
-    height, width, n_in, n_out = kernel.shape
-
-    @tf.custom_gradient
-    def convolve(x, kernel):
-        def gradient(d_output):
-            strides = [1, stride, stride, 1]
-            d_x = tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=tf.shape(x), filter=kernel, out_backprop=d_output, strides=strides, padding="VALID"
-            )
-            size = stride * (tf.shape(d_output)[1:3] - 1) + (height, width)
-            used = x[:, : size[0], : size[1]]
-            if stride > 1:  # the same as stride 1 on a smaller picture of more channels
-                used = tf.nn.space_to_depth(used, stride)
-            rows, columns = height // stride, width // stride
-            # As wide as the input, so that a shift in time and frequency is one shift of the flat array.
-            wide = tf.pad(d_output, ((0, 0), (0, rows - 1), (0, columns - 1), (0, 0)))
-            flat_x, flat = tf.reshape(used, (-1, used.shape[3])), tf.reshape(wide, (-1, n_out))
-            row = tf.shape(used)[2]
-            n = tf.shape(flat)[0] - (rows - 1) * row - (columns - 1)
-            shifts = [i * row + j for i in range(rows) for j in range(columns)]
-            products = tf.stack([tf.matmul(flat_x[shift : shift + n], flat[:n], transpose_a=True) for shift in shifts])
-            products = tf.reshape(products, (rows, columns, stride, stride, n_in, n_out))
-            return d_x, tf.reshape(tf.transpose(products, (0, 2, 1, 3, 4, 5)), kernel.shape)
-
-        return tf.nn.conv2d(x, kernel, stride, "VALID"), gradient
-
-    return convolve(x, kernel)
-
-
-class Conv2D(layers.Conv2D):
-    """Keras's layer, whose backward pass is made faster on CPUs where `_convolution` was measured to be."""
-
-    def convolution_op(self, inputs, kernel):
-        height, width, n_in, n_out = kernel.shape
-        stride = self.strides[0]
-        odd = self.strides[1] != stride or height % stride or width % stride
-        small = n_in * n_out < 512
-        good_already = stride == 1 and "avx512f" in cpu_flags()  # 130 to 200 GFLOP/s of 240; 40 to 50 of 155 without AVX-512
-        if odd or small or good_already or tf.config.list_logical_devices("GPU"):
-            return super().convolution_op(inputs, kernel)
-        return _convolution(inputs, tf.convert_to_tensor(kernel), stride)
-
-
-class BatchNormalization(layers.BatchNormalization):
-    """Keras's layer for (B, T, N, C), in TensorFlow's one fused operation instead of a dozen, without casts to float32."""
-
-    def call(self, inputs, training=None):
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        if not training:
-            mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
-            return tf.compat.v1.nn.fused_batch_norm(inputs, gamma, beta, mean, variance, self.epsilon, is_training=False)[0]
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(inputs, gamma, beta, epsilon=self.epsilon)
-        n = tf.cast(tf.size(inputs) / tf.size(beta), tf.float32)
-        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance * (n - 1) / n)):
-            moving.assign(moving * self.momentum + value * (1 - self.momentum))
-        return outputs
+BN_MOMENTUM = 0.9  # of the running mean and variance; the sources give none, and Keras's 0.99 lags for epochs on small data
 
 
 def voice_encoder(feature_size: int = FEATURE_SIZE["vggface"], width: float = 1.0) -> keras.Model:
-    """Build the network that hears a face: spectrogram -> face feature.
+    """Build the encoder of the slides, which predicts a face feature from a spectrogram.
 
-    Averaging over all time after the convolutions makes it fit any duration from MIN_FRAMES up.
+    The convolutions are averaged over all time, so that the network takes any duration from MIN_FRAMES up.
 
     Args:
         feature_size: numbers in the face feature.
         width: scale of all hidden channels; 1 is the paper's network, 148,067,584 parameters with 4096 outputs.
 
     Returns:
-        Model from float32 (B, T, N_BINS, 2) to float32 (B, feature_size), linear: it is to match fc7 before its ReLU.
+        Model from float32 (B, T, N_BINS, 2) to float32 (B, feature_size), linear: the target is fc7 before its ReLU.
 
     Source: slides, "Speech encoder architecture".
     """
 
     def batch_norm(name, fused=True):
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:  # over all GPUs, as over one
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:  # statistics over all GPUs, the same as on one
             return layers.BatchNormalization(momentum=BN_MOMENTUM, synchronized=True, name=name)
         return (BatchNormalization if fused else layers.BatchNormalization)(momentum=BN_MOMENTUM, name=name)
 
@@ -186,15 +106,20 @@ def voice_encoder(feature_size: int = FEATURE_SIZE["vggface"], width: float = 1.
     return keras.Model(spectrograms, feature, name="voice_encoder")
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# The encoder on a pretrained speaker network, --encoder speaker.
+
+
 def speaker_encoder(feature_size: int = FEATURE_SIZE["vggface"]) -> keras.Model:
-    """Build the network that hears who speaks, and from that a face: layers "speaker_embedding", a SpeakerEmbedding, and "head", linear.
+    """Build the encoder that predicts a face feature from a speaker embedding, with random weights.
+
+    Its layers are "speaker_embedding", see `ge2e.SpeakerEmbedding`, and "head", which is linear.
 
     Args:
         feature_size: numbers in the face feature.
 
     Returns:
-        Model from float (B, T, N_BINS, 2), MIN_FRAMES or more, to float32 (B, feature_size), as `voice_encoder`; its weights
-        are random.
+        Model from float (B, T, N_BINS, 2), T at least MIN_FRAMES, to float32 (B, feature_size), as `voice_encoder`.
     """
     spectrograms = keras.Input((None, N_BINS, 2), name="spectrogram")
     embedding = SpeakerEmbedding(name="speaker_embedding")(spectrograms)  # (B, 256)
@@ -202,19 +127,107 @@ def speaker_encoder(feature_size: int = FEATURE_SIZE["vggface"]) -> keras.Model:
     return keras.Model(spectrograms, feature, name="speaker_encoder")
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# Either encoder.
+
+
 def build_encoder(name: str, feature_size: int, width: float) -> keras.Model:
-    """Build train.py's --encoder, conv or speaker; the width is conv's."""
+    """Build the encoder that train.py's --encoder names, "conv" or "speaker"; the width applies to conv only."""
     return voice_encoder(feature_size, width) if name == "conv" else speaker_encoder(feature_size)
 
 
 def load_weights(encoder: keras.Model, path: Path) -> None:
-    """Read an encoder's weights, whole or not at all. Raises OSError, ValueError or KeyError if they do not fit."""
+    """Read all weights of a network from a file. Raises OSError, ValueError or KeyError if the file does not fit."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they say of a misfit, the error says too
+        warnings.simplefilter("ignore")  # the error that follows says the same
         encoder.load_weights(path)
 
 
 def waveform_encoder(encoder: keras.Model) -> keras.Model:
-    """Put the spectrogram in front of a voice encoder: float32 (B, samples) at SAMPLE_RATE -> (B, feature_size) in one call."""
+    """Put the spectrogram in front of an encoder: float32 (B, samples) at SAMPLE_RATE -> (B, feature_size) in one call."""
     waveform = keras.Input((None,), dtype="float32", name="waveform")
     return keras.Model(waveform, encoder(Spectrogram(dtype="float32", name="stft")(waveform)), name="waveform_encoder")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Keras's layers, made faster: the same results to rounding, the same weights.
+
+CPU_INFO = Path("/proc/cpuinfo")  # on Linux only
+FEWEST_CHANNEL_PAIRS = 512  # inputs times outputs: with fewer, TensorFlow's own gradient is the faster one
+
+
+def cpu_flags() -> set[str]:
+    """Return the instruction sets of this CPU by their names in Linux; an empty set on other systems."""
+    return set(CPU_INFO.read_text().split()) if CPU_INFO.exists() else set()
+
+
+class Conv2D(layers.Conv2D):
+    """Keras's convolution, with `_convolution`'s backward pass on the CPUs where that was measured to be faster."""
+
+    def convolution_op(self, inputs, kernel):
+        height, width, n_in, n_out = kernel.shape
+        stride = self.strides[0]
+        uneven = self.strides[1] != stride or height % stride or width % stride
+        small = n_in * n_out < FEWEST_CHANNEL_PAIRS
+        # 130 to 200 GFLOP/s of 240; 40 to 50 of 155 without AVX-512.
+        fast_already = stride == 1 and "avx512f" in cpu_flags()
+        if uneven or small or fast_already or tf.config.list_logical_devices("GPU"):
+            return super().convolution_op(inputs, kernel)
+        return _convolution(inputs, tf.convert_to_tensor(kernel), stride)
+
+
+def _convolution(x, kernel, stride: int):
+    """Convolve without padding; compute the kernel's gradient as one matrix product for each position in the kernel.
+
+    The product is that of the input, shifted by the position, and the output's gradient.
+
+    Args:
+        x: (B, T, N, C).
+        kernel: (height, width, C, D), height and width multiples of the stride.
+        stride: in both directions.
+
+    Returns:
+        (B, T', N', D).
+    """
+    height, width, n_in, n_out = kernel.shape
+
+    @tf.custom_gradient
+    def convolve(x, kernel):
+        def gradient(d_output):
+            strides = [1, stride, stride, 1]
+            d_x = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(x), filter=kernel, out_backprop=d_output, strides=strides, padding="VALID"
+            )
+            size = stride * (tf.shape(d_output)[1:3] - 1) + (height, width)
+            used = x[:, : size[0], : size[1]]
+            if stride > 1:  # equals stride 1 on a smaller picture of more channels
+                used = tf.nn.space_to_depth(used, stride)
+            rows, columns = height // stride, width // stride
+            # As wide as the input: then a shift in time and frequency is a single shift of the flat array.
+            wide = tf.pad(d_output, ((0, 0), (0, rows - 1), (0, columns - 1), (0, 0)))
+            flat_x, flat = tf.reshape(used, (-1, used.shape[3])), tf.reshape(wide, (-1, n_out))
+            row = tf.shape(used)[2]
+            n = tf.shape(flat)[0] - (rows - 1) * row - (columns - 1)
+            shifts = [i * row + j for i in range(rows) for j in range(columns)]
+            products = tf.stack([tf.matmul(flat_x[shift : shift + n], flat[:n], transpose_a=True) for shift in shifts])
+            products = tf.reshape(products, (rows, columns, stride, stride, n_in, n_out))
+            return d_x, tf.reshape(tf.transpose(products, (0, 2, 1, 3, 4, 5)), kernel.shape)
+
+        return tf.nn.conv2d(x, kernel, stride, "VALID"), gradient
+
+    return convolve(x, kernel)
+
+
+class BatchNormalization(layers.BatchNormalization):
+    """Keras's batch norm for (B, T, N, C), in one fused operation of TensorFlow's instead of a dozen, without casts."""
+
+    def call(self, inputs, training=None):
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        if not training:
+            mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
+            return tf.compat.v1.nn.fused_batch_norm(inputs, gamma, beta, mean, variance, self.epsilon, is_training=False)[0]
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(inputs, gamma, beta, epsilon=self.epsilon)
+        n = tf.cast(tf.size(inputs) / tf.size(beta), tf.float32)
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance * (n - 1) / n)):
+            moving.assign(moving * self.momentum + value * (1 - self.momentum))
+        return outputs

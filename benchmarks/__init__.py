@@ -1,1 +1,1 @@
-"""Benchmarks and experiments: python -m benchmarks --help."""
+"""Benchmarks, and the experiments that docs/results.md is about: python -m benchmarks --help."""

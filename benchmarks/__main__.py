@@ -1,36 +1,45 @@
-"""Measure this project, most often against the ways of the slides, in one run on one machine.
+"""Measure this project on this machine, most often beside the slides' way, or repeat an experiment of docs/results.md.
 
-    python tests/benchmark.py {preprocess,train,evaluate,decoder} --help
+Commands, from the repository's root:
 
-tells of each what it prints.
+    preprocess    preprocess.py beside the slides' way
+    train         train.py beside the slides' way and the machine's limit
+    evaluate      evaluate.py beside the slides' way, and the search of a million faces beside bare matrix products
+    decoder       the face decoder on unseen people, beside a plain linear decoder and the paper's pictures
+    encoders      the paper's encoder from scratch and the pretrained one, on unseen speakers
+    split         one encoder on unseen speakers and on the slides' accidental split
+
+    python -m benchmarks decoder --help
 """
 
-import argparse
+import importlib
+import sys
 
-import benchmark_decoder
-import benchmark_evaluate
-import benchmark_preprocess
-import benchmark_train
+import utils
 
-BENCHMARKS = {
-    "preprocess": benchmark_preprocess,
-    "train": benchmark_train,
-    "evaluate": benchmark_evaluate,
-    "decoder": benchmark_decoder,
+MODULES = {
+    "preprocess": "preprocessing",
+    "train": "training",
+    "evaluate": "evaluation",
+    "decoder": "decoder",
+    "encoders": "encoders",
+    "split": "split",
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    for name, benchmark in BENCHMARKS.items():
-        about = {"help": benchmark.run.__doc__, "description": benchmark.__doc__}
-        command = commands.add_parser(name, **about, formatter_class=argparse.RawDescriptionHelpFormatter)
-        command.set_defaults(call=benchmark.run)
-        benchmark.add_options(command)
-    options = parser.parse_args()
-    options.call(options)
+@utils.reporting_errors
+def main(argv=None) -> int:
+    command, *arguments = argv or sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        print(__doc__.rstrip())
+        return 0
+    if command not in MODULES:
+        raise utils.InputError(f"{command}: expected one of {', '.join(MODULES)}; python -m benchmarks --help explains them")
+    module = importlib.import_module(f"benchmarks.{MODULES[command]}")  # after the command: TensorFlow takes seconds
+    sys.argv[0] = f"python -m benchmarks {command}"  # for --help
+    module.run(utils.parse_options(module.Options, module.__doc__, arguments))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

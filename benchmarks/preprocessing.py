@@ -1,35 +1,50 @@
 """Benchmark of preprocessing, beside the slides' way, in one run on one machine.
 
-    python tests/benchmark.py preprocess
+Prints clips a second of preprocess.py and of the slides' way, written out below; their ratio; the share of each stage; and the
+memory of all processes together. Some clips are also fetched, by yt-dlp from a server on this machine. VGG-Face's weights are
+random, which takes the same time.
 
-prints clips a second of preprocess.py and of the slides' way, written out below; their ratio; the share of each stage; and the
-memory of all processes together. The clips are the real talking faces of --clips where that folder is there, demo clips of
-640 x 360 otherwise; some are also fetched, by yt-dlp from a server on this machine. VGG-Face's weights are random, which takes
-the same time.
+    python -m benchmarks preprocess                   demo clips, 640 x 360
+    python -m benchmarks preprocess --clips FOLDER    the clips of a folder
 """
 
 import contextlib
 import csv
+import dataclasses
 import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import warnings
 from pathlib import Path
 
+import cv2
 import imageio_ffmpeg
+import librosa
 import numpy as np
 import psutil
-from measuring import ROOT, random_vggface
 
 import model
 import utils
-from clips import feature_files
+from benchmarks.measuring import ROOT, random_vggface
+from clips import detection, feature_files
 from faces import vggface
+from tests.video_server import Server
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    clips: Path | None = utils.option("folder of video files; demo clips are made without it", None, metavar="FOLDER")
+    n: int = utils.option("clips to make ready", 200, metavar="N")
+    slides: int = utils.option("clips for the slides' way", 8, metavar="N")
+
+    def __post_init__(self):
+        utils.check(self.clips is None or self.clips.is_dir(), f"--clips: expected a folder, found {self.clips}")
+        utils.check(self.n >= 5, f"--n: expected at least 5, found {self.n}")
+        utils.check(self.slides >= 1, f"--slides: expected at least 1, found {self.slides}")
 
 
 def demo_clips(folder: Path, people: int) -> list[Path]:
@@ -40,8 +55,7 @@ def demo_clips(folder: Path, people: int) -> list[Path]:
 
 
 def under_many_names(clips: list[Path], n: int, folder: Path) -> Path:
-    """Give clips n names, in <folder>/videos. Returns a csv of them."""
-
+    """Link clips under n names in <folder>/videos. Returns a csv of them."""
     (folder / "videos").mkdir(parents=True)
     with open(folder / "clips.csv", "w", newline="") as file:
         for i in range(n):
@@ -52,9 +66,7 @@ def under_many_names(clips: list[Path], n: int, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def mirror(clips: list[Path], n: int, folder: Path):
-    """Serve clips under n ids on loopback. Gives the url template, and a csv with a piece of each."""
-    from test_fetch import Server
-
+    """Serve clips under n ids on loopback. Yields the url template, and a csv with a segment of each."""
     folder.mkdir()
     with open(folder / "clips.csv", "w", newline="") as file, Server(folder) as server:
         for i in range(n):
@@ -67,7 +79,7 @@ def mirror(clips: list[Path], n: int, folder: Path):
 
 
 def memory_of(process: psutil.Process) -> float:
-    """Return the memory of a process and all its children, in bytes; what they share counts once."""
+    """Return the memory of a process and all its children, in bytes; shared memory counts once."""
     total = 0
     for one in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.Error):  # it has just ended
@@ -76,7 +88,7 @@ def memory_of(process: psutil.Process) -> float:
 
 
 def this_way(arguments: list, n: int) -> tuple[float, str, float]:
-    """Run preprocess.py. Returns the s that it took for a clip, start-up included, the shares, and the peak memory in bytes."""
+    """Run preprocess.py. Returns the s of a clip, start-up included, the shares of the stages, and the peak memory in bytes."""
     started, peak = time.perf_counter(), 0.0
     command = [sys.executable, ROOT / "preprocess.py", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -94,11 +106,8 @@ def this_way(arguments: list, n: int) -> tuple[float, str, float]:
 
 
 def slides_way(clip: Path, folder: Path, network, preprocess_input) -> None:
-    """Preprocess one clip as the slides tell it: a resampled video, frames as files, CNN, one face, a wav file, librosa."""
-    import cv2
-    import face_recognition
-    import librosa
-
+    """Preprocess one clip as the slides do: a resampled video, frames as files, CNN, one face, a wav file, librosa."""
+    face_recognition = detection._face_recognition()
     folder.mkdir()
     run = [FFMPEG, "-v", "error", "-nostdin", "-y", "-i"]
     subprocess.run([*run, clip, "-t", "6", "-r", "25", folder / "video.mp4"], check=True)
@@ -114,12 +123,11 @@ def slides_way(clip: Path, folder: Path, network, preprocess_input) -> None:
     feature_files.save_array(folder / "embedding.pkl", feature)
 
 
-def run(options) -> None:
-    """Compare preprocess.py with the slides' way."""
+def run(options: Options) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        clips = sorted(options.clips.glob("*.mp*")) if options.clips.is_dir() else demo_clips(folder / "demo", 25)
-        print(f"{len(clips)} clips of {options.clips if options.clips.is_dir() else 'the demo'}, {options.n} to be made ready")
+        clips = sorted(options.clips.glob("*.mp*")) if options.clips else demo_clips(folder / "demo", 25)
+        print(f"{len(clips)} clips of {options.clips or 'the demo'}, {options.n} to make ready")
         path = under_many_names(clips, options.n, folder / "many")
         random_vggface(folder / "keras")
         ours = {}
@@ -135,11 +143,7 @@ def run(options) -> None:
             seconds, shares, _ = this_way([*arguments, "--face-model", "dlib"], n)
             print(f"preprocess.py --face-model dlib, {n} clips of 2.5 s fetched: {seconds:.3f} s a clip; {shares}", flush=True)
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import face_recognition  # noqa: F401, loads its networks: not part of the time
-        import librosa
-
+        detection._face_recognition()  # loads its networks, which is not part of the time
         librosa.effects.split(np.zeros(1000, np.float32))
         network, preprocess_input = vggface.network(), vggface._keras_vggface()[1].preprocess_input
         network.predict(np.zeros((1, 224, 224, 3), np.float32), verbose=0)
@@ -153,10 +157,3 @@ def run(options) -> None:
             f"the slides' way, start-up not included: {slides:.2f} s a clip, {1 / slides:.2f} clips/s (mean of {len(seconds)})"
         )
         print(f"ratio, both with VGG-Face: {slides / ours['vggface']:.1f}")
-
-
-def add_options(command) -> None:
-    """Add the options of this benchmark to its parser."""
-    command.add_argument("--clips", type=Path, default=ROOT.parent / "shared" / "real" / "motion", help="folder of video files")
-    command.add_argument("--n", type=int, default=200, help="clips to be made ready (default: 200)")
-    command.add_argument("--slides", type=int, default=8, help="clips for the slides' way (default: 8)")

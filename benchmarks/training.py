@@ -1,23 +1,25 @@
-"""Benchmark of the training step, beside the slides' way and the machine's ceiling.
+"""Benchmark of the training step, beside the slides' way and the machine's limit.
 
-    python tests/benchmark.py train
+Prints, for the full-size voice encoder, clips a second of the training step; of the slides' way (float32, batch 1, Keras's
+`fit` on arrays that are loaded 100 clips at a time); and of the machine's limit, the rate of large matrix products in the same
+precision, at 534 GFLOP a clip. Then the time that each layer takes of a step, the clips a second that the input pipeline reads,
+and the peak memory of --loss total beside that of l2.
 
-prints, of the full-size voice encoder, clips a second of the training step, of the slides' way (float32, batch 1, Keras's `fit`
-on arrays that are loaded 100 clips at a time), and of the machine's ceiling: the rate of large matrix products in the same
-precision, at 534 GFLOP a clip; where the time of a step goes, layer by layer; clips a second that the input pipeline reads; and
-the peak memory of --loss total beside l2's.
+    python -m benchmarks train
 """
 
+import dataclasses
+import pickle
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from measuring import random_vggface, seconds_of
 
 import model
 import utils
+from benchmarks.measuring import ROOT, random_vggface, seconds_of
 from clips import feature_files
 from faces import vggface
 from training import steps
@@ -26,9 +28,19 @@ from training.losses import l2_loss, loss_function
 from voices.backend import keras, tf
 
 
-def flop_of_layers(width: float, n_frames: int) -> dict[str, tuple[int, ...]]:
-    """Return, for each convolution, the operations of a clip's forward pass: 2 for each product in the sum."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    width: float = utils.option("width of the encoder", 1.0, metavar="WIDTH")
+    batch_size: int = utils.option("clips in a step", 8, metavar="N")
+    precision: str = utils.option(
+        "precision, as for train.py", "auto", choices=("auto", "float32", "mixed_bfloat16", "mixed_float16")
+    )
+    slides: int = utils.option("clips for the slides' way", 4, metavar="N")
+    pipeline: int = utils.option("clips that the input pipeline reads", 1000, metavar="N")
 
+
+def flop_of_layers(width: float, n_frames: int) -> dict[str, tuple[int, ...]]:
+    """Return the operations of a clip's forward pass in each convolution: 2 for each product in the sums."""
     size, n_in, flop = [n_frames, utils.N_BINS], 2, {}
     for name, channels, kernel, stride in model.ENCODER:
         size = [(s - k) // step + 1 for s, k, step in zip(size, kernel, stride)]
@@ -41,20 +53,18 @@ def flop_of_layers(width: float, n_frames: int) -> dict[str, tuple[int, ...]]:
 
 def matmul_rate(dtype) -> float:
     """Return the operations a second of large matrix products."""
-
     n = 4096
     a, b = (tf.cast(tf.random.normal((n, n)), dtype) for _ in range(2))
     product = tf.function(lambda: tf.reduce_max(tf.matmul(a, b)))
     return 2 * n**3 / seconds_of(lambda: product().numpy(), 5)
 
 
-def layer_table(width: float, batch_size: int, n_frames: int, ceiling: float) -> None:
-    """Print the time of each convolution with its relu and batch norm, and of each pooling, forward and backward together."""
-
+def layer_table(width: float, batch_size: int, n_frames: int, limit: float) -> None:
+    """Print the time of each convolution with its ReLU and batch norm, and of each pooling, forward and backward together."""
     flop = flop_of_layers(width, n_frames)
     size, n_in = [n_frames, utils.N_BINS], 2
     dtype = keras.mixed_precision.dtype_policy().compute_dtype
-    total = at_ceiling = 0.0
+    total = at_limit = 0.0
     for name, channels, kernel, stride in model.ENCODER:
         x = tf.cast(tf.random.normal((batch_size, *size, n_in)), dtype)
         if channels:
@@ -75,20 +85,18 @@ def layer_table(width: float, batch_size: int, n_frames: int, ceiling: float) ->
 
         seconds = seconds_of(lambda run=both_ways: [g.numpy() for g in run()], 2)
         size = [(s - k) // step + 1 for s, k, step in zip(size, kernel, stride)]
-        ideal = (
-            batch_size * flop.get(name, 0) * (2 if name == "conv1" else 3) / ceiling
-        )  # forward, and back to weights and input
-        total, at_ceiling = total + seconds, at_ceiling + ideal
-        share = f", {100 * ideal / seconds:3.0f} % of the ceiling, to {size[0]} x {size[1]} x {n_in}" if ideal else ""
+        passes = 2 if name == "conv1" else 3  # forward, and back to the weights and the input
+        ideal = batch_size * flop.get(name, 0) * passes / limit
+        total, at_limit = total + seconds, at_limit + ideal
+        share = f", {100 * ideal / seconds:3.0f} % of the limit, to {size[0]} x {size[1]} x {n_in}" if ideal else ""
         print(f"    {name}: {seconds:6.2f} s{share}", flush=True)
-    print(f"    together: {total:.2f} s; at the ceiling's rate {at_ceiling:.2f} s")
+    print(f"    together: {total:.2f} s; at the limit {at_limit:.2f} s")
 
 
 def step_seconds(
     width: float, batch_size: int, n_frames: int, precision: str, feature_size: int = 4096, loss: str = "l2"
 ) -> float:
     """Return the s that a step of train.py takes."""
-
     keras.mixed_precision.set_global_policy(precision)
     rng = np.random.default_rng(0)
     batch = (
@@ -107,8 +115,6 @@ def slides_training(width: float, n: int, n_frames: int) -> float:
 
     Keras's own layers in float32, `fit` with batches of one on arrays, loaded from pickles 100 clips (or n) at a time.
     """
-    import pickle
-
     keras.mixed_precision.set_global_policy("float32")
     ours = model.Conv2D, model.BatchNormalization
     model.Conv2D, model.BatchNormalization = keras.layers.Conv2D, keras.layers.BatchNormalization
@@ -130,8 +136,7 @@ def slides_training(width: float, n: int, n_frames: int) -> float:
 
 
 def pipeline_rate(n: int, batch_size: int) -> float:
-    """Return clips a second that train.py's input pipeline reads from pickles, 6 s each, VGG-Face features."""
-
+    """Return the clips a second that train.py's input pipeline reads from pickles, 6 s each, with VGG-Face's features."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         clips = [f"v{i}_0-6" for i in range(n)]
@@ -151,40 +156,36 @@ def pipeline_rate(n: int, batch_size: int) -> float:
 
 
 def in_a_process(function: str, *arguments):
-    """Call one of this file's functions in a process of its own. Returns what it returns, and the peak memory in bytes."""
+    """Call one of this file's functions in a process of its own. Returns its result, and the peak memory in bytes."""
     code = (
-        f"import resource, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import benchmark_train; "
-        f"result = benchmark_train.{function}(*{arguments!r}); "
+        "import resource; from benchmarks import training; "
+        f"result = training.{function}(*{arguments!r}); "
         "print(result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
     )
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     *_, last = done.stdout.splitlines()
     result, peak = last.rsplit(" ", 1)
     return float(result), int(peak)
 
 
-def run(options) -> None:
-    """Compare train.py with the slides' way and with the machine's ceiling."""
-
+def run(options: Options) -> None:
     precision = steps.best_precision() if options.precision == "auto" else options.precision
     batch_size, n_frames = options.batch_size, utils.N_FRAMES
     flop = flop_of_layers(options.width, n_frames)
     gflop = (3 * sum(flop.values()) - flop["conv1"]) / 1e9
     print(f"width {options.width:g}, {precision}, batches of {batch_size}, 6 s; {gflop:.0f} GFLOP a clip in the convolutions")
 
-    ceiling = matmul_rate("bfloat16" if precision == "mixed_bfloat16" else "float32")
-    print(f"ceiling: {ceiling / 1e9:.0f} GFLOP/s in matrix products of 4096, {ceiling / gflop / 1e9:.2f} clips/s", flush=True)
+    limit = matmul_rate("bfloat16" if precision == "mixed_bfloat16" else "float32")
+    print(f"limit: {limit / 1e9:.0f} GFLOP/s in matrix products of 4096, {limit / gflop / 1e9:.2f} clips/s", flush=True)
     step = in_a_process("step_seconds", options.width, batch_size, n_frames, precision)[0] / batch_size
-    print(
-        f"train.py's step: {step:.2f} s a clip, {1 / step:.2f} clips/s, {100 * gflop * 1e9 / step / ceiling:.0f} % of it",
-        flush=True,
-    )
+    share = 100 * gflop * 1e9 / step / limit
+    print(f"train.py's step: {step:.2f} s a clip, {1 / step:.2f} clips/s, {share:.0f} % of the limit", flush=True)
     slides, _ = in_a_process("slides_training", options.width, options.slides, n_frames)
     print(f"the slides' way: {slides:.2f} s a clip, {1 / slides:.2f} clips/s; ratio {slides / step:.2f}", flush=True)
-    print("where a step's time goes, forward and backward:")
+    print("time of a step by layer, forward and backward:")
     keras.mixed_precision.set_global_policy(precision)
-    layer_table(options.width, batch_size, n_frames, ceiling)
-    print(f"input pipeline alone: {pipeline_rate(1000, batch_size):.0f} clips/s", flush=True)
+    layer_table(options.width, batch_size, n_frames, limit)
+    print(f"input pipeline alone: {pipeline_rate(options.pipeline, batch_size):.0f} clips/s", flush=True)
 
     with tempfile.TemporaryDirectory() as home:
         random_vggface(Path(home))
@@ -193,14 +194,5 @@ def run(options) -> None:
             arguments = (options.width, batch_size, n_frames, precision, 4096, loss)
             peaks[loss] = [in_a_process("step_seconds", *arguments)[1] for _ in range(2)]
     l2, total = (min(peaks[loss]) for loss in ("l2", "total"))
-    print(
-        f"peak memory: --loss l2 {l2 / 1e9:.2f} GB, total {total / 1e9:.2f} GB, {(total - l2) / 1e6:+.0f} MB (least of 2 runs)"
-    )
-
-
-def add_options(command) -> None:
-    """Add the options of this benchmark to its parser."""
-    command.add_argument("--width", type=float, default=1.0, help="of the encoder (default: 1.0)")
-    command.add_argument("--batch-size", type=int, default=8, help="clips in a step (default: 8)")
-    command.add_argument("--precision", default="auto", help="as train.py's (default: auto)")
-    command.add_argument("--slides", type=int, default=4, help="clips for the slides' way (default: 4)")
+    more = f"{(total - l2) / 1e6:+.0f} MB (lowest of 2 runs)"
+    print(f"peak memory: --loss l2 {l2 / 1e9:.2f} GB, total {total / 1e9:.2f} GB, {more}")

@@ -1,1 +1,1 @@
-"""Faces: VGG-Face, and the face decoder with its textures and statistics."""
+"""Faces: VGG-Face, textures, the face decoder and its statistics, refinement."""

@@ -1,9 +1,9 @@
-"""The face decoder, as a Keras model: from a face feature to the canonical face, by linear bases and a spline warp.
+"""The face decoder as a Keras model: from a face feature to a picture of a frontal, neutral face.
 
-Landmarks and texture are predicted apart, and joined by a differentiable warp. The weights are the statistics of
-`decoder_statistics.fit`; they may be trained on by gradients.
+The decoder predicts landmarks and texture apart, each as a linear function of the feature, and joins them by a differentiable
+warp. Its weights are the statistics of `decoder_statistics.fit`; gradient descent may train them further.
 
-B is the batch size, S the side of a picture in pixels, D the numbers of a face feature. Landmarks are (68, 2), pixels.
+B is the batch size, S the side of a picture in pixels, D the size of a face feature. Landmarks are (68, 2), pixels.
 
 Source: Cole et al., "Synthesizing Normalized Faces from Facial Identity Features", CVPR 2017.
 """
@@ -19,18 +19,19 @@ from utils import N_LANDMARKS
 from voices.backend import keras, layers, tf
 
 BACKGROUND = 235  # grey value, 0 to 255
-EDGE = 6.0  # how much steeper the head's share becomes around HALF_SHARE: its mean over people is soft
-LEAST_SHARE, HALF_SHARE = 0.2, 0.45
-DECODING_BATCH = 32
+LEAST_SHARE = 0.2  # of the head in a pixel: the smallest divisor of its colour
+HALF_SHARE = 0.45  # of the head in a pixel that is composed half of head, half of background
+EDGE = 6.0  # slope of the composition around HALF_SHARE: the mean share over people has too soft an edge
+DECODING_BATCH = 32  # features decoded at a time
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Layers.
 
 
 class Compose(layers.Layer):
-    """Puts a head on plain BACKGROUND, and its left half beside the right one.
+    """Composes half textures, see HALF, with a plain background, and adds the left halves.
 
-    Takes half textures, see HALF, float32 (B, S, S / 2, 4), 0 to 255. Returns float32 (B, S, S, 3), 0 to 255.
+    float32 (B, S, S / 2, 4), 0 to 255 -> float32 (B, S, S, 3), RGB, 0 to 255.
     """
 
     def call(self, half):
@@ -38,17 +39,18 @@ class Compose(layers.Layer):
         colour = half[..., :3] / tf.clip_by_value(share, LEAST_SHARE, 1.0)
         steep = tf.clip_by_value((share - HALF_SHARE) * EDGE + 0.5, 0.0, 1.0)
         half = tf.clip_by_value(colour, 0.0, 255.0) * steep + BACKGROUND * (1 - steep)
-        return tf.concat([half[:, :, ::-1], half], axis=2)
+        return textures.both_halves(half, tf.concat)
 
 
-def sample(pictures, x, y):
-    """Read pictures between their pixels, bilinear, the border repeated outside.
+def sample_bilinear(pictures, x, y):
+    """Interpolate pictures between their pixels; beyond a picture its border is repeated.
 
     Args:
-        pictures: float32 (B, H, W, C); x, y: float32 (B, H', W'), pixels.
+        pictures: float32 (B, H, W, C).
+        x, y: float32 (B, H', W'), pixels.
 
     Returns:
-        float32 (B, H', W', C), differentiable in all three.
+        float32 (B, H', W', C), differentiable in all three arguments.
     """
     height, width = pictures.shape[1:3]
     x, y = tf.clip_by_value(x, 0.0, width - 1.0), tf.clip_by_value(y, 0.0, height - 1.0)
@@ -62,45 +64,47 @@ def sample(pictures, x, y):
 
 
 def _bending(places, points):
-    """Return r^2 log r^2 of the distances between (B, P, 2) and (B, K, 2): (B, P, K)."""
+    """Return r^2 log r^2 of the distances r between (B, P, 2) and (B, K, 2): (B, P, K)."""
     squared = tf.reduce_sum((places[:, :, None] - points[:, None]) ** 2, axis=-1)
     return squared * tf.math.log(tf.maximum(squared, 1e-12))
 
 
 class Warp(layers.Layer):
-    """Warps textures from the reference shape, its only weight, to landmarks, by the thin-plate spline of `textures.spline`.
+    """Warps textures from the reference shape, the layer's only weight, to landmarks; the border stays in place.
 
-    Takes float32 (B, S, S, C) and (B, 68, 2); returns float32 (B, S, S, C), differentiable in both. The border stays in place.
+    float32 (B, S, S, channels) and (B, 68, 2) -> float32 (B, S, S, channels), differentiable in both.
+
+    The thin-plate spline is that of `textures.spline_matrix`, written for gradients.
     """
 
     def __init__(self, **more):
         super().__init__(trainable=False, **more)
-        self.border, self.places = (tf.constant(points / SIDE) for points in (textures.border(), textures.grid()))
+        self.border, self.grid = (tf.constant(points / SIDE) for points in (textures.border(), textures.grid()))
         self.between = tf.constant(textures.between_grid())
 
     def build(self, *_):
         self.reference = self.add_weight(name="reference", shape=(N_LANDMARKS, 2), initializer="zeros", trainable=False)
 
     def sources(self, landmarks):
-        """Return where each pixel of the result is from: float32 (B, S, S), x and y, pixels."""
+        """Return the place in the texture that each pixel of the result shows: x and y, each float32 (B, S, S), pixels."""
         size = tf.shape(landmarks)[0]
-        border, places = (tf.tile(points[None], (size, 1, 1)) for points in (self.border, self.places))
+        border, places = (tf.tile(points[None], (size, 1, 1)) for points in (self.border, self.grid))
         points = tf.cast(tf.concat([landmarks / SIDE, border], axis=1), tf.float64)  # (B, K, 2); float32 would lose 0.1 pixel
         places = tf.cast(places, tf.float64)
-        affine, at = (tf.concat([tf.ones_like(of[..., :1]), of], axis=2) for of in (points, places))
+        affine, affine_places = (tf.concat([tf.ones_like(of[..., :1]), of], axis=2) for of in (points, places))
         n = points.shape[1]
         upper = _bending(points, points) + textures.SMOOTHING / n * tf.eye(n, dtype=tf.float64)
         lower = tf.concat([tf.transpose(affine, (0, 2, 1)), tf.zeros((size, 3, 3), tf.float64)], axis=2)
         system = tf.concat([tf.concat([upper, affine], axis=2), lower], axis=1)
         values = tf.concat([tf.convert_to_tensor(self.reference), self.border * SIDE, tf.zeros((3, 2))], axis=0)
         weights = tf.linalg.solve(system, tf.tile(tf.cast(values, tf.float64)[None], (size, 1, 1)))  # (B, K + 3, 2)
-        found = tf.matmul(_bending(places, points), weights[:, :n]) + tf.matmul(at, weights[:, n:])
-        found = tf.reshape(tf.cast(found, tf.float32), (-1, textures.N_GRID, textures.N_GRID, 2))
-        found = tf.einsum("yi,bijc,xj->cbyx", self.between, found, self.between)
-        return found[0], found[1]
+        sources = tf.matmul(_bending(places, points), weights[:, :n]) + tf.matmul(affine_places, weights[:, n:])
+        sources = tf.reshape(tf.cast(sources, tf.float32), (-1, textures.N_GRID, textures.N_GRID, 2))
+        sources = tf.einsum("yi,bijc,xj->cbyx", self.between, sources, self.between)
+        return sources[0], sources[1]
 
-    def call(self, textures, landmarks):
-        return sample(textures, *self.sources(landmarks))
+    def call(self, pictures, landmarks):
+        return sample_bilinear(pictures, *self.sources(landmarks))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -108,14 +112,14 @@ class Warp(layers.Layer):
 
 
 def face_decoder(feature_size: int, rank: int) -> keras.Model:
-    """Build the decoder; its weights are random until `set_statistics` or `load`.
+    """Build the decoder, with random weights.
 
     Args:
         feature_size: D.
         rank: coefficients of the texture.
 
     Returns:
-        Model from float32 (B, D) to float32 (B, S, S, 3), RGB, 0 to 255. Its layer "half" gives half the texture,
+        Model from float32 (B, D) to float32 (B, S, S, 3), RGB, 0 to 255. The layer "half" gives half the texture,
         (B, S, S / 2, 4), and "landmarks" the landmarks, (B, 68, 2).
     """
     exact = {"dtype": "float32"}
@@ -130,15 +134,15 @@ def face_decoder(feature_size: int, rank: int) -> keras.Model:
 
 
 def set_statistics(decoder: keras.Model, statistics: decoder_statistics.Statistics) -> None:
-    """Give a decoder what `decoder_statistics.fit` has found."""
+    """Set the weights of a decoder to the statistics of `decoder_statistics.fit`."""
     for name, weights in statistics.layers.items():
         decoder.get_layer(name).set_weights(weights)
     decoder.get_layer("warp").set_weights([statistics.reference])
 
 
 @functools.lru_cache(maxsize=1)
-def _decoding(decoder: keras.Model):
-    """Return the decoder as a compiled function to uint8."""
+def _compiled(decoder: keras.Model):
+    """Compile the decoder: features, float32 (B, D) -> pictures, uint8 (B, S, S, 3)."""
 
     def decode_batch(features):
         return tf.cast(tf.round(tf.clip_by_value(decoder(features, training=False), 0.0, 255.0)), tf.uint8)
@@ -156,13 +160,13 @@ def decode(decoder: keras.Model, features: np.ndarray) -> np.ndarray:
         uint8 (n, S, S, 3), RGB.
     """
     batches = [features[start : start + DECODING_BATCH] for start in range(0, len(features), DECODING_BATCH)]
-    return np.concatenate([_decoding(decoder)(tf.constant(batch, tf.float32)).numpy() for batch in batches])
+    return np.concatenate([_compiled(decoder)(tf.constant(batch, tf.float32)).numpy() for batch in batches])
 
 
 def first_layer(decoder: keras.Model):
-    """Return a decoder's first layer as a function: face features, float32 (B, D), to the texture's coefficients, (B, R).
+    """Return the first layer of a decoder as a function: face features, float32 (B, D) -> texture coefficients, (B, rank).
 
-    Between two people the absolute differences add up to 1, on average over those that the decoder was fitted to.
+    The absolute differences between the coefficients of two training faces add up to 1 on average.
     """
     kernel, bias = (tf.constant(values) for values in decoder.get_layer("texture_coefficients").get_weights())
     return lambda feature: tf.matmul(feature, kernel) + bias

@@ -1,12 +1,13 @@
-"""What the face decoder is made of: the statistics of many people's landmarks and textures, without pose, mouth and light.
+"""The statistics of the face decoder: textures and landmarks as linear functions of the face feature.
 
-Texture and landmarks are regressed on the face feature *and* on what is not the person, the covariates. A decoded face has
-these at their canonical values: frontal, neutral, sharp. Everything left of the middle is the mirror image of what is right of
-it. What TensorFlow computes with these statistics is `decoder.face_decoder`.
+Textures and landmarks are regressed on the face feature *and* on the covariates: pose, mouth, light and blur. A decoded face
+has canonical covariates: it is frontal, neutral and sharp. Its left half is the mirror image of the right half.
+The statistics are the weights of the Keras model `decoder.face_decoder`.
 
-N is the number of photos, D the numbers of a face feature; S, M and C are those of `textures`, which makes the photos ready.
+N is the number of photos and D the size of a face feature; S, M and C are those of `textures`, which prepares the photos.
 
-Source: Cole et al., "Synthesizing Normalized Faces from Facial Identity Features", CVPR 2017, for landmarks and texture apart.
+Source: Cole et al., "Synthesizing Normalized Faces from Facial Identity Features", CVPR 2017: landmarks and texture are
+predicted apart.
 
 Never imports TensorFlow.
 """
@@ -17,38 +18,37 @@ import cv2
 import numpy as np
 import scipy.linalg
 
-from clips.detection import mirror_landmarks
-from faces.textures import COVARIATES, HALF, SIDE, both_halves, face_hull
+from faces.textures import COVARIATES, HALF, SIDE, both_halves, face_hull, symmetric
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What is canonical.
+# Canonical covariates and weights of photos.
 
-NEUTRAL_OPENING = 0.03  # of the eyes' distance, between the lips
-FRONTAL_YAW = 0.1  # of half the face's width: the nose's tip beside the middle
-SHARP_PERCENTILE = 85
-FURTHEST = 1.5  # spreads from the mean, of what is canonical
-LEAST_CANONICAL = 10  # photos that are frontal and neutral, for their mean to be taken
-WEIGHT_YAW, LEAST_WEIGHT = 0.2, 0.3  # see `quality`
+NEUTRAL_OPENING = 0.03  # of the distance between the eyes: a gap between the lips that is smaller is neutral
+FRONTAL_YAW = 0.1  # of half the face's width: a tip of the nose that is closer to the middle is frontal
+SHARP_PERCENTILE = 85  # of blur in the photos, as the canonical value
+FURTHEST = 1.5  # standard deviations: the largest distance of a canonical covariate from its mean
+LEAST_CANONICAL = 10  # the fewest frontal and neutral photos whose mean is canonical
+WEIGHT_YAW, LEAST_WEIGHT = 0.2, 0.3  # of `quality`: the yaw that divides a weight by e; the share that blur cannot take away
 
 
 def canonical_covariates(covariates: np.ndarray) -> np.ndarray:
-    """Return the covariates, (C,), of a frontal, neutral and sharp photo, from those of all photos, (N, C).
+    """Return the covariates of a frontal, neutral and sharp photo, (C,), given those of all photos, (N, C).
 
-    They stay within a spread and a half of the mean: what no photo is like, regression cannot tell.
+    They stay within FURTHEST of the mean: regression cannot extrapolate to photos unlike all others.
     """
     of = dict(zip(COVARIATES, covariates.T))
     neutral = (of["opening"] < NEUTRAL_OPENING) & (of["smile"] < np.median(of["smile"])) & (np.abs(of["yaw"]) < FRONTAL_YAW)
-    if neutral.sum() < LEAST_CANONICAL:  # few photos: those that open the mouth least
+    if neutral.sum() < LEAST_CANONICAL:  # too few: take the photos with the smallest opening
         neutral = of["opening"].argsort()[:LEAST_CANONICAL]
     fixed = {name: 0.0 for name in ("yaw", "yaw squared")}
     fixed["blur"] = np.percentile(of["blur"], SHARP_PERCENTILE)
-    wanted = np.array([fixed.get(name, of[name][neutral].mean()) for name in COVARIATES])
+    canonical = np.array([fixed.get(name, of[name][neutral].mean()) for name in COVARIATES])
     mean, reach = covariates.mean(0), FURTHEST * covariates.std(0)
-    return wanted.clip(mean - reach, mean + reach)
+    return canonical.clip(mean - reach, mean + reach)
 
 
 def quality(covariates: np.ndarray) -> np.ndarray:
-    """Return how much each photo, by its covariates, (N, C), counts in the regression: frontal and sharp ones more."""
+    """Return the weight of each photo in the regression, (N,), given the covariates, (N, C): frontal, sharp ones weigh more."""
     yaw, blur = covariates[:, 0], covariates[:, -1]
     return np.exp(-((yaw / WEIGHT_YAW) ** 2)) * (LEAST_WEIGHT + (1 - LEAST_WEIGHT) * blur.argsort().argsort() / len(blur))
 
@@ -56,61 +56,58 @@ def quality(covariates: np.ndarray) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------------------------
 # Regression.
 
-PENALTY, HAIR_PENALTY = 2.5e-4, 2e-3  # of the ridge, in the face and around it, where hair differs from photo to photo
-COVARIATE_PENALTY = 1e-3  # of the ridge, a share of N: the covariates' variance is 1
-TEXTURE_GAIN = 1.25  # of what makes a texture differ from the mean: against the shrinking by ridge and averaging
-SHARPENING, SHARPENING_RADIUS = 1.0, 1.5  # no unit; pixels
-HAIR_RADIUS = 1.0  # pixels
-MOST_COMPONENTS = 256  # of the texture
-BLOCK = 4096  # numbers of the textures that are made float32 at a time
+PENALTY, HAIR_PENALTY = 2.5e-4, 2e-3  # of the ridge, in the face and around it, where hair changes between photos
+COVARIATE_PENALTY = 1e-3  # of the ridge, as a share of N: the covariates' variance is 1
+TEXTURE_GAIN = 1.25  # factor on a texture's difference from the mean: makes up for shrinkage by ridge and averaging
+SHARPENING, SHARPENING_RADIUS = 1.0, 1.5  # of the unsharp mask: no unit; pixels
+HAIR_RADIUS = 1.0  # pixels, of the blur around the face
+MOST_COMPONENTS = 256  # of the texture, at most
+BLOCK = 4096  # columns of the textures that are converted to float32 at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """What `fit` finds. R is the number of the texture's components."""
+    """The result of `fit`."""
 
     centre: np.ndarray  # float32 (D,), the mean face feature
     reference: np.ndarray  # float32 (68, 2), pixels
     layers: dict[str, tuple[np.ndarray, np.ndarray]]  # kernels and biases of `decoder.face_decoder`
-    mean: np.ndarray  # float32 (M,), the texture of the mean feature under canonical covariates
-    canonical: np.ndarray  # float64 (C,)
-    spread: np.ndarray  # float64 (C,), of the covariates
-    texture_slopes: np.ndarray  # float32 (C, M), of the covariates over their spread, and so are the next
-    shape_slopes: np.ndarray  # float32 (C, 136)
+    mean: np.ndarray  # float32 (M,), the texture of the mean feature at canonical covariates
+    canonical: np.ndarray  # float64 (C,), the canonical covariates
+    spread: np.ndarray  # float64 (C,), standard deviations of the covariates
+    texture_slopes: np.ndarray  # float32 (C, M), change of the texture for each standard deviation of a covariate
+    shape_slopes: np.ndarray  # float32 (C, 136), the same for the landmarks
 
     def targets(self, halves: np.ndarray, shapes: np.ndarray, covariates: np.ndarray):
-        """Return what the decoder is to make of photos: what they show, under canonical covariates, refined as the basis is.
+        """Return the decoder's targets for photos: textures and landmarks at canonical covariates, sharpened like the basis.
 
         Args:
-            halves: uint8 (n, M); shapes: float32 (n, 68, 2), aligned; covariates: float64 (n, C).
+            halves: uint8 (n, M).
+            shapes: float32 (n, 68, 2), aligned landmarks, pixels.
+            covariates: float64 (n, C).
 
         Returns:
             float32 (n, M), and symmetric landmarks, float32 (n, 68, 2).
         """
         deviations = ((covariates - self.canonical) / self.spread).astype(np.float32)
         textures = halves - deviations @ self.texture_slopes
-        textures = refine(self.mean + TEXTURE_GAIN * (textures - self.mean), face_share(self.reference))
+        textures = sharpen(self.mean + TEXTURE_GAIN * (textures - self.mean), face_share(self.reference))
         return textures, symmetric(shapes) - (deviations @ self.shape_slopes).reshape(shapes.shape)
 
 
-def symmetric(shapes: np.ndarray) -> np.ndarray:
-    """Return the mean of aligned landmarks, (n, 68, 2), and their mirror image."""
-    return (shapes + mirror_landmarks(shapes, SIDE)) / 2
-
-
 def ridge(features: np.ndarray, covariates: np.ndarray, weights: np.ndarray, penalty: float) -> np.ndarray:
-    """Solve the regression on features and covariates at once, weighted least squares, for whatever targets.
+    """Solve the weighted ridge regression on features and covariates for any targets.
 
     Args:
-        features: (N, D), the mean subtracted.
-        covariates: (N, C), the canonical ones subtracted, scaled to a spread of 1.
+        features: (N, D), less their mean.
+        covariates: (N, C), less the canonical values, in standard deviations.
         weights: (N,), mean 1.
-        penalty: of the features, as a share of N times their whole variance, so that the same one suits features of 128 and of
-            4096 numbers; the covariates' is small.
+        penalty: of the features, as a share of N times their total variance, so that one value suits features of 128 and of
+            4096 numbers. The penalty of the covariates is COVARIATE_PENALTY.
 
     Returns:
-        float32 (D + C + 1, N), which times the targets, (N, anything), gives the slopes, and in its last row the target of the
-        mean feature at canonical covariates.
+        float32 (D + C + 1, N): times the targets, (N, anything), it gives the slopes and, in the last row, the intercept: the
+        target of the mean feature at canonical covariates.
     """
     n, size = features.shape
     inputs = np.column_stack([features, covariates, np.ones(n)]).astype(np.float64)
@@ -123,37 +120,39 @@ def ridge(features: np.ndarray, covariates: np.ndarray, weights: np.ndarray, pen
 
 
 def _blocks(targets: np.ndarray):
-    """Give the columns of targets, uint8 (N, M), block by block: a slice, and float32 (N, BLOCK or less)."""
+    """Yield the columns of targets, uint8 (N, M), block by block: a slice, and float32 (N, BLOCK or fewer)."""
     for first in range(0, targets.shape[1], BLOCK):
         block = slice(first, first + BLOCK)
         yield block, targets[:, block].astype(np.float32)
 
 
-def times(solution: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Multiply float32 (n, N) with targets, uint8 (N, M), which need not be float32 in memory. Returns float32 (n, M)."""
+def multiply(solution: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Multiply float32 (n, N) by targets, uint8 (N, M), without a float32 copy of all targets. Returns float32 (n, M)."""
     return np.concatenate([solution @ values for _, values in _blocks(targets)], axis=1)
 
 
 def predictable_basis(features: np.ndarray, solutions, shares, targets: np.ndarray, rank: int):
-    """Find the directions in which the predicted targets vary: the most predictable ones, not those of most variance.
+    """Find the directions in which the *predicted* targets vary most.
 
-    A person's marks are a small part of the variance of photos, and the first few hundred principal components lose them.
+    The first few hundred principal components of the targets themselves would lose the features of a person, which are a small
+    part of the variance of photos.
 
     Args:
-        features: (N, D), the mean subtracted.
-        solutions: some (D, N), of `ridge`; shares: as many float32 (M,), how much each counts for each target, 1 together.
+        features: (N, D), less their mean.
+        solutions: of `ridge`, each (D, N).
+        shares: of the solutions, each float32 (M,): their weights for each target, with a sum of 1.
         targets: uint8 (N, M).
-        rank: D loses nothing; where it is less, the features' first principal components count.
+        rank: components; with fewer than D, only the first principal components of the features count.
 
     Returns:
-        float32 (D, rank), from features to coefficients; float32 (rank, M), orthonormal, the strongest first.
+        float32 (D, rank), from features to coefficients; float32 (rank, M), orthonormal, the strongest direction first.
     """
     size = features.shape[1]
     values, vectors = scipy.linalg.eigh(np.cov(features.T, dtype=np.float64), subset_by_index=(size - rank, size - 1))
     root = np.float32(vectors * np.sqrt(np.maximum(values, 0)))  # (D, rank)
-    spread = sum(times(root.T @ solution, targets) * share for solution, share in zip(solutions, shares))
-    values, turn = np.linalg.eigh(np.float64(spread @ spread.T))  # (rank, rank)
-    basis = np.float32(turn / np.sqrt(np.maximum(values, 1e-12 * values[-1]))).T[::-1] @ spread
+    spread = sum(multiply(root.T @ solution, targets) * share for solution, share in zip(solutions, shares))  # (rank, M)
+    values, rotation = np.linalg.eigh(np.float64(spread @ spread.T))  # (rank, rank)
+    basis = np.float32(rotation / np.sqrt(np.maximum(values, 1e-12 * values[-1]))).T[::-1] @ spread
     slopes = sum(
         solution @ sum(values @ (basis[:, block] * share[block]).T for block, values in _blocks(targets))
         for solution, share in zip(solutions, shares)
@@ -162,38 +161,41 @@ def predictable_basis(features: np.ndarray, solutions, shares, targets: np.ndarr
 
 
 def face_share(reference: np.ndarray) -> np.ndarray:
-    """Return 1 in the face and 0 in hair, neck and background, soft between: float32 (S, S)."""
+    """Return 1 in the face and 0 in hair, neck and background, with a soft edge: float32 (S, S)."""
     hull = cv2.dilate(face_hull(reference), np.ones((SIDE // 15 | 1,) * 2, np.uint8)).astype(np.float32)
     return cv2.GaussianBlur(hull, (0, 0), SIDE / 38)
 
 
-def refine(halves: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """Sharpen half textures in the face by an unsharp mask and smooth what is around: linear, so done to the basis, once.
+def sharpen(halves: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Sharpen half textures in the face by an unsharp mask, and smooth the rest.
+
+    The operation is linear, so that applying it once to the basis sharpens every decoded texture.
 
     Args:
-        halves: float32 (n, M), a basis or a mean; face: float32 (S, S), of `face_share`.
+        halves: float32 (n, M), a basis or a mean.
+        face: float32 (S, S), of `face_share`.
 
     Returns:
         float32 (n, M).
     """
-    fine = np.empty_like(halves)
+    sharpened = np.empty_like(halves)
     for number, row in enumerate(halves):
         full = both_halves(row.reshape(1, *HALF))[0]
         sharp = full + SHARPENING * (full - cv2.GaussianBlur(full, (0, 0), SHARPENING_RADIUS))
         sharp[..., 3] = full[..., 3]
         smooth = cv2.GaussianBlur(full, (0, 0), HAIR_RADIUS)
-        fine[number] = (smooth + face[..., None] * (sharp - smooth))[:, SIDE // 2 :].ravel()
-    return fine
+        sharpened[number] = (smooth + face[..., None] * (sharp - smooth))[:, SIDE // 2 :].ravel()
+    return sharpened
 
 
 def fit(features: np.ndarray, people, halves: np.ndarray, shapes: np.ndarray, covariates: np.ndarray, reference: np.ndarray):
-    """Compute the statistics of the decoder. Of several photos of a person, who counts as one, the features are averaged.
+    """Compute the statistics of the decoder. The features of a person's photos are averaged; each person has the same weight.
 
     Args:
         features: float32 (N, D).
         people: N names.
-        halves: uint8 (N, M); shapes: float32 (N, 68, 2), aligned, pixels; covariates: float64 (N, C): of `texture_of`.
-        reference: float32 (68, 2), pixels.
+        halves, shapes, covariates: uint8 (N, M), float32 (N, 68, 2) and float64 (N, C), of `textures.texture_of`.
+        reference: float32 (68, 2), pixels, of `textures.reference_shape`.
 
     Returns:
         Statistics.
@@ -214,10 +216,10 @@ def fit(features: np.ndarray, people, halves: np.ndarray, shapes: np.ndarray, co
     solutions = [ridge(deviations, scaled, weights, penalty) for penalty in (PENALTY, HAIR_PENALTY)]
     rank = min(MOST_COMPONENTS, size, len(n_photos) - 1)
     slopes, basis = predictable_basis(deviations, [s[:size] for s in solutions], shares, halves, rank)
-    rest = sum(times(solution[size:], halves) * share for solution, share in zip(solutions, shares))  # (C + 1, M)
+    rest = sum(multiply(solution[size:], halves) * share for solution, share in zip(solutions, shares))  # (C + 1, M)
     shape = solutions[0] @ symmetric(shapes).reshape(n, -1)  # (D + C + 1, 136)
 
-    # Two people differ by 1, as the sum over the coefficients.
+    # The absolute differences between two people's coefficients add up to 1 on average.
     coefficients = (features - centre) @ slopes
     scale = 1 / max(np.abs(coefficients - np.roll(coefficients, 1, axis=0)).sum(1).mean(), 1e-6)
     return Statistics(
@@ -227,7 +229,7 @@ def fit(features: np.ndarray, people, halves: np.ndarray, shapes: np.ndarray, co
             name: (kernel.astype(np.float32), bias.astype(np.float32))
             for name, kernel, bias in (
                 ("texture_coefficients", scale * slopes, -scale * centre @ slopes),
-                ("texture_basis", TEXTURE_GAIN / scale * refine(basis, face), refine(rest[-1:], face)[0]),
+                ("texture_basis", TEXTURE_GAIN / scale * sharpen(basis, face), sharpen(rest[-1:], face)[0]),
                 ("landmark_slopes", shape[:size], shape[-1] - centre @ shape[:size]),
             )
         },

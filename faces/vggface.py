@@ -1,6 +1,8 @@
-"""VGG-Face, whose feature of a face the voice encoder learns to predict: its weights, and the package keras-vggface.
+"""VGG-Face, the network whose face features a voice encoder learns to predict, by the package keras-vggface.
 
-B is the batch size. Source: Parkhi et al., "Deep Face Recognition", BMVC 2015.
+B is the batch size.
+
+Source: Parkhi et al., "Deep Face Recognition", BMVC 2015.
 """
 
 import contextlib
@@ -18,15 +20,13 @@ from clips import detection
 from utils import FACE_SIZE, FEATURE_SIZE, InputError, replacing
 from voices.backend import keras, tf
 
-BATCH = 8  # faces in a pass of the network
-MEAN_BGR = (93.5940, 104.7624, 129.1863)  # of VGG-Face's training faces, as keras-vggface subtracts it
+BATCH = 8  # faces in a forward pass
+MEAN_BGR = (93.5940, 104.7624, 129.1863)  # of VGG-Face's training faces, which keras-vggface subtracts
 
 
 @contextlib.contextmanager
-def _keras_2():
-    """Let the name `keras` mean Keras 2 (the package tf-keras), as keras-vggface expects it, while the block runs."""
-    import tf_keras
-
+def _keras_2(tf_keras):
+    """Let the name `keras` mean Keras 2 (the package tf-keras), which keras-vggface expects, while the block runs."""
     layer_utils, data_utils = (importlib.import_module(f"tf_keras.src.utils.{name}") for name in ("layer_utils", "data_utils"))
     keras_utils = types.ModuleType("keras.utils")
     vars(keras_utils).update(vars(tf_keras.utils), layer_utils=layer_utils)
@@ -36,7 +36,7 @@ def _keras_2():
         "keras.layers": tf_keras.layers,
         "keras.models": tf_keras.models,
         "keras.utils": keras_utils,
-        # Moved since keras-vggface was written:
+        # Modules that have moved since keras-vggface was written:
         "keras.utils.data_utils": data_utils,
         "keras.engine.topology": layer_utils,
     }
@@ -56,33 +56,36 @@ def _keras_2():
 
 @functools.cache
 def _keras_vggface():
-    """Import keras-vggface, unmodified, on today's Keras. Returns its modules `models` and `utils`."""
-    with _keras_2():
-        return importlib.import_module("keras_vggface.models"), importlib.import_module("keras_vggface.utils")
+    """Import keras-vggface, unmodified, next to Keras 3. Returns its modules `models` and `utils`, and Keras 2."""
+    import tf_keras  # slow to import, and only VGG-Face needs it
+
+    with _keras_2(tf_keras):
+        return (*(importlib.import_module(f"keras_vggface.{name}") for name in ("models", "utils")), tf_keras)
 
 
 def weights_path() -> Path:
-    """Return where keras-vggface keeps the weights of VGG-Face: ~/.keras/models/vggface/ unless KERAS_HOME says otherwise."""
+    """Return the file in which keras-vggface keeps its weights, in ~/.keras/models/vggface/ unless KERAS_HOME is set."""
     home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
     return home / "models" / "vggface" / "rcmalli_vggface_tf_vgg16.h5"
 
 
 def fetch_weights() -> Path:
-    """Download the weights of VGG-Face (580 MB) where they are not there yet, with a line on stderr first.
+    """Download the weights of VGG-Face (580 MB) unless the file exists; a line on stderr announces the download.
 
     Returns:
-        Their path.
+        The path of the file.
 
     Raises:
-        InputError: if they cannot be had.
+        InputError: if the download fails.
     """
-    path, address = weights_path(), _keras_vggface()[1].VGG16_WEIGHTS_PATH
+    _, package_utils, _ = _keras_vggface()
+    path, address = weights_path(), package_utils.VGG16_WEIGHTS_PATH
     if path.exists():
         return path
     print(f"downloading the weights of VGG-Face (580 MB), once, from {address} to {path}", file=sys.stderr)
     try:
         with replacing(path) as temporary:
-            temporary.unlink(missing_ok=True)  # of a killed run: get_file would take it for the whole
+            temporary.unlink(missing_ok=True)  # get_file would take the partial file of a killed run for the whole
             keras.utils.get_file(temporary.name, address, cache_dir=temporary.parent, cache_subdir=".")
     except Exception as error:  # get_file raises plain Exception
         raise InputError(
@@ -94,7 +97,7 @@ def fetch_weights() -> Path:
 
 @contextlib.contextmanager
 def _stored_weights():
-    """Give a function that reads a layer's weights from the file, kernel and bias, while the block runs. Raises InputError."""
+    """Open the file of weights; yield a function that reads the kernel and bias of a layer by its name. Raises InputError."""
     path = fetch_weights()
     try:
         with h5py.File(path) as file:
@@ -106,10 +109,10 @@ def _stored_weights():
 
 
 def network():
-    """Build VGG-Face, VGG16 trained on 2,622 people, as far as fc7, with its public weights.
+    """Build VGG-Face, a VGG16 trained on the faces of 2,622 people, up to fc7, with its public weights.
 
-    The convolutions are keras-vggface's network; fc6 and fc7 are added here: the package draws random numbers first, and
-    holds the weights several times over while it loads them.
+    The convolutions are built by keras-vggface. The layers fc6 and fc7 are added here, because the package would initialise
+    them at random first and hold several copies of the weights while it loads them.
 
     Returns:
         tf_keras model from float32 (B, 224, 224, 3), BGR less the mean, to float32 (B, 4096), fc7 before its ReLU.
@@ -117,9 +120,7 @@ def network():
     Raises:
         InputError: if the weights cannot be had or do not fit.
     """
-    import tf_keras
-
-    models, _ = _keras_vggface()
+    models, _, tf_keras = _keras_vggface()
     with _stored_weights() as stored:
 
         def dense(layer, **more):
@@ -136,9 +137,9 @@ def network():
 
 
 def fc8():
-    """Return VGG-Face's last layer as a function: float32 (B, 4096), fc7 after its ReLU, to logits, float32 (B, 2622).
+    """Return VGG-Face's last layer as a function: float32 (B, 4096), fc7 after its ReLU -> logits, float32 (B, 2622).
 
-    Only its 43 MB are read, of the 580 MB of VGG-Face's weights.
+    Of the file of weights, 580 MB, only the 43 MB of this layer are read.
 
     Raises:
         InputError: if the weights cannot be had or do not fit.
@@ -154,43 +155,46 @@ def picture_network():
     """Build VGG-Face as a differentiable function of pictures.
 
     Returns:
-        A function from float32 (B, height, width, 3), RGB, 0 to 255, of any size, to float32 (B, 4096), fc7 before its ReLU.
+        Function from float32 (B, height, width, 3), RGB, 0 to 255, of any size, to float32 (B, 4096), fc7 before its ReLU.
 
     Raises:
         InputError: as `network`.
     """
-    see = network()
+    vggface = network()
 
     def embed(pictures):
         pictures = tf.image.resize(pictures, (FACE_SIZE, FACE_SIZE))
-        return see(pictures[..., ::-1] - MEAN_BGR, training=False)
+        return vggface(pictures[..., ::-1] - MEAN_BGR, training=False)
 
     return embed
 
 
 def face_embedder():
-    """Build the function that turns face crops into VGG-Face features.
+    """Build the function that computes VGG-Face features of face crops.
 
     Returns:
-        A function from uint8 (B, FACE_SIZE, FACE_SIZE, 3), RGB, to float32 (B, 4096), fc7 before its ReLU.
+        Function from uint8 (B, FACE_SIZE, FACE_SIZE, 3), RGB, to float32 (B, 4096), fc7 before its ReLU.
 
     Raises:
         InputError: as `network`.
     """
-    see = tf.function(picture_network(), reduce_retracing=True)
+    compiled = tf.function(picture_network(), reduce_retracing=True)
 
     def embed(faces):
         assert faces.shape[1:] == (FACE_SIZE, FACE_SIZE, 3)
-        return see(faces.astype("float32")).numpy()
+        return compiled(faces.astype("float32")).numpy()
 
     return embed
 
 
 def face_describer(feature_size: int):
-    """Return the function that gives the features of faces in pictures, as preprocess.py does, of either --face-model.
+    """Return the function that computes the features of faces in pictures, as preprocess.py does, for either --face-model.
+
+    Args:
+        feature_size: 4096 for VGG-Face, 128 for dlib.
 
     Returns:
-        A function from a list of pictures, uint8 (height, width, 3), RGB, each with a box (top, right, bottom, left), to
+        Function from a list of pictures, uint8 (height, width, 3), RGB, each with a box (top, right, bottom, left), to
         float32 (n, feature_size).
 
     Raises:

@@ -1,1 +1,1 @@
-"""What hear.py stands on: a run that is loaded and listens to recordings."""
+"""What hear.py stands on: a trained run, loaded once, that predicts faces from recordings."""

@@ -1,72 +1,105 @@
-"""Listener."""
+"""A listener: a trained run, loaded once, that predicts face features from recordings and decodes them to faces.
 
-import sys
+S is the side of a decoded picture in pixels, D the numbers of a face feature.
+"""
+
+import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import model
-from clips import detection
-from faces import vggface
+import utils
+from faces.refinement import FaceDecoder
+from judging.search import most_similar
+from listening.gallery import Gallery
+from training import runs
 from utils import CLIP_SAMPLES, InputError, normalise
-from voices.backend import tf
+from voices.backend import keras, tf
 
-WINDOW_HOP = CLIP_SAMPLES // 2  # samples between the windows of a long recording
-# ----------------------------------------------------------------------------------------------------------------------
-# A person with a recording.
+WINDOW_HOP = CLIP_SAMPLES // 2  # samples between the starts of two windows of a long recording
+WINDOWS_PER_PASS = 8
 
 
-def hear(encoder, recording: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Hear a recording of any length: windows of CLIP_SAMPLES, WINDOW_HOP apart, the last one at its end, averaged.
+@dataclasses.dataclass(frozen=True)
+class Listener:
+    """A loaded run. `load` makes one."""
+
+    folder: Path
+    run: dict  # of `runs.read_run`
+    encoder: keras.Model  # from spectrograms to face features
+    face_decoder: FaceDecoder | None  # None where there is no run of a face decoder
+
+    @property
+    def centre(self) -> np.ndarray:
+        """The mean face feature of the training faces, float32 (D,): directions of features are measured from there."""
+        return self.run["centre"]
+
+    @functools.cached_property
+    def _encode(self):
+        return tf.function(model.waveform_encoder(self.encoder), reduce_retracing=True)
+
+    def predict(self, recording: np.ndarray) -> np.ndarray:
+        """Predict the direction of a face feature from a recording of any length.
+
+        A recording longer than a clip is cut into windows of CLIP_SAMPLES, WINDOW_HOP apart; the last one ends with the
+        recording. Their predictions are averaged.
+
+        Args:
+            recording: float32 (samples,), mono at SAMPLE_RATE, in [-1, 1]; CLIP_SAMPLES at least.
+
+        Returns:
+            float32 (D,), of length 1: the mean direction of the windows' predictions as seen from the centre.
+        """
+        last = len(recording) - CLIP_SAMPLES
+        starts = sorted({*range(0, last, WINDOW_HOP), last})
+        windows = [recording[start : start + CLIP_SAMPLES] for start in starts]
+        passes = [windows[first : first + WINDOWS_PER_PASS] for first in range(0, len(windows), WINDOWS_PER_PASS)]
+        features = np.concatenate([self._encode(np.stack(some)).numpy() for some in passes])
+        return normalise(normalise(features - self.centre).mean(axis=0, keepdims=True))[0]
+
+    def decode(self, prediction: np.ndarray) -> np.ndarray:
+        """Decode a prediction to a face. Needs a face decoder.
+
+        One at a time: in a batch the rounding, and with it a few pixels, would depend on the other predictions.
+
+        Args:
+            prediction: float32 (D,), of `predict`.
+
+        Returns:
+            uint8 (S, S, 3), RGB.
+        """
+        return self.face_decoder.from_voices(prediction[None], self.centre)[0]
+
+    def most_similar(self, predictions: np.ndarray, gallery: Gallery, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Find the k faces of a gallery, or all if there are fewer, that are the most similar to each prediction.
+
+        Args:
+            predictions: float32 (Q, D), of `predict`.
+
+        Returns:
+            int64 (Q, k), numbers of faces, the most similar first; float32 (Q, k), their cosines as seen from the centre.
+        """
+        return most_similar(predictions, gallery.features - self.centre, min(k, len(gallery.names)))
+
+
+def load(folder: Path, decoder: str | None, exaggerate: float, refinements: int, needs_faces: bool = False) -> Listener:
+    """Load a run and, where there is one, the face decoder for its features.
 
     Args:
-        encoder: the voice encoder.
-        recording: float32 (samples,), CLIP_SAMPLES at least.
-        centre: float32 (D,).
-
-    Returns:
-        float32 (D,): the mean direction of the windows' features as seen from the centre, of length 1.
-    """
-
-    last = len(recording) - CLIP_SAMPLES
-    starts = sorted({*range(0, last, WINDOW_HOP), last})
-    windows = [recording[start : start + CLIP_SAMPLES] for start in starts]
-    listen = tf.function(model.waveform_encoder(encoder), reduce_retracing=True)
-    features = np.concatenate([listen(np.stack(windows[i : i + 8])).numpy() for i in range(0, len(windows), 8)])
-    return normalise(normalise(features - centre).mean(axis=0, keepdims=True))[0]
-
-
-def photo_features(paths: list[Path], feature_size: int, one_face: bool) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
-    """Find the faces in photos and compute their features, as preprocess.py does of clips.
-
-    Args:
-        paths: of the photos; one without a face is left out, with a line on stderr.
-        feature_size: of the features that the run was trained on.
-        one_face: whether a photo with none or several is an error.
-
-    Returns:
-        Names; float32 (n, feature_size); and faces, each uint8 (FACE_SIZE, FACE_SIZE, 3), RGB.
+        folder: of the run of a voice encoder.
+        decoder: run of a face decoder; None for utils.DECODER_RUN, if there is such a run.
+        exaggerate, refinements: of `faces.refinement.FaceDecoder`.
+        needs_faces: whether a listener without a face decoder is of no use.
 
     Raises:
-        InputError: if there is no face at all.
+        InputError: if a run does not exist or is broken, or a face decoder is needed and there is none.
     """
-
-    describe, names, crops, features = vggface.face_describer(feature_size), [], [], []
-    for path in tqdm(paths, desc="photos", unit="photo", leave=False, disable=None):
-        try:
-            photo, boxes = detection.faces_in_photo(path)
-            if one_face and len(boxes) > 1:
-                raise InputError(f"{path}: expected one face, found {len(boxes)}; cut out the one that is meant")
-        except InputError as error:
-            if one_face:
-                raise
-            print(f"evaluate: left out: {error}", file=sys.stderr)
-            continue
-        for number, box in enumerate(boxes, 1):
-            names.append(path.name if len(boxes) == 1 else f"{path.name}, face {number} from the left")
-            crops.append(detection.crop_face(photo, box))
-        features.append(describe([(photo, box) for box in boxes]))
-    if not names:
-        raise InputError(f"{paths[0].parent}: expected photos with faces, found none among {len(paths)}")
-    return names, np.concatenate(features), crops
+    run = runs.read_run(folder)
+    face_decoder = runs.load_face_decoder(decoder, run["feature_size"], exaggerate, refinements)
+    if needs_faces and face_decoder is None:
+        expected = "expected a face decoder, or faces to choose from, found neither"
+        advice = "choose from photos with --among FOLDER, or make a decoder with python train.py decoder"
+        raise InputError(f"{utils.run_folder(utils.DECODER_RUN)}: {expected}; {advice}")
+    return Listener(folder, run, runs.load_encoder(folder, run), face_decoder)

@@ -138,7 +138,7 @@ def test_help_answers_at_once(script):
     assert min(times) < 0.5
 
 
-@pytest.mark.parametrize("package", ["numpy", "tqdm"])
+@pytest.mark.parametrize("package", ["numpy", "imageio_ffmpeg"])
 def test_without_the_environment_one_line_says_what_to_do(package, tmp_path):
     run = tmp_path / "checkpoints" / "base"
     run.mkdir(parents=True)

@@ -1,1 +1,1 @@
-"""Pretrained speaker networks, a file each: front end, network, weight reader."""
+"""Pretrained speaker networks, a file each: front end, network as a table, weight reader."""

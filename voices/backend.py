@@ -1,10 +1,10 @@
-"""TensorFlow and Keras, imported in one place, without what TensorFlow logs at import."""
+"""The project's one import of TensorFlow and Keras, silent: TensorFlow 2.21 logs at import, whatever its settings are."""
 
 import os
 
 from utils import stderr_to
 
-with stderr_to(os.devnull):  # TensorFlow 2.21 logs at import, whatever its settings say
+with stderr_to(os.devnull):
     import keras
     import tensorflow as tf
     from keras import layers

@@ -5,7 +5,6 @@ import cv2
 import numpy as np
 import pytest
 from conftest import face_shape, in_picture
-from scipy.interpolate import RBFInterpolator
 
 from clips import detection
 from faces import textures
@@ -17,25 +16,34 @@ HALF = SIDE, SIDE // 2, 4  # half a texture
 
 
 def turned(points, degrees, scale, shift):
-    """Points, turned from x towards y, scaled, and shifted."""
+    """Return points rotated from x towards y, scaled and shifted."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return scale * np.asarray(points) @ np.array([[c, s], [-s, c]]) + shift
 
 
 def smooth(rng, *shape, radius=6.0):
-    """A picture without detail, float32, 40 to 215."""
+    """Return a picture without detail, float32, 40 to 215."""
     picture = cv2.GaussianBlur(rng.normal(size=shape).astype(np.float32), (0, 0), radius)
     return 40 + 175 * (picture - picture.min()) / np.ptp(picture)
 
 
-def spline_by_scipy(points, values, places):
-    """The spline as scipy has it: its kernel is r^2 log r, half of ours, and so is its smoothing."""
-    smoothing = textures.SMOOTHING / (2 * len(points))
-    return RBFInterpolator(points / SIDE, values, smoothing=smoothing, kernel="thin_plate_spline")(places / SIDE)
+def spline_by_hand(points, values, places):
+    """Solve the thin-plate spline as a linear system: float64 (P, 2), for values (K, 2) at points (K, 2), read at places."""
+
+    def bending(distances):
+        return distances**2 * np.log(np.maximum(distances, 1e-9) ** 2)
+
+    points, places = np.float64(points) / SIDE, np.float64(places) / SIDE
+    n, affine = len(points), np.column_stack([np.ones(len(points)), points])
+    kernel = bending(np.linalg.norm(points[:, None] - points, axis=-1)) + textures.SMOOTHING / n * np.eye(n)
+    system = np.block([[kernel, affine], [affine.T, np.zeros((3, 3))]])
+    weights = np.linalg.solve(system, np.concatenate([values, np.zeros((3, 2))]))
+    distances = np.linalg.norm(places[:, None] - points, axis=-1)
+    return bending(distances) @ weights[:n] + np.column_stack([np.ones(len(places)), places]) @ weights[n:]
 
 
-def draw(make_demo, person, mouth=0.1):
-    """A photo of a synthetic person, uint8 (360, 640, 3), RGB."""
+def render(make_demo, person, mouth=0.1):
+    """Return a photo of a synthetic person, uint8 (360, 640, 3), RGB."""
     return make_demo.draw_faces(person, [(mouth, 1)], (320, 175), 0)[0]
 
 
@@ -43,9 +51,9 @@ def landmarks_of(photo):
     return detection.find_landmarks(photo, detection.find_photo_face(photo, "hog").box)
 
 
-def drawn_portrait(make_demo, look=0.5):
-    """A photo and its landmarks, as dlib sees them."""
-    photo = draw(make_demo, make_demo.Person(*np.full(11, look)))
+def rendered_portrait(make_demo, trait=0.5):
+    """Return a photo and its landmarks by dlib."""
+    photo = render(make_demo, make_demo.Person(*np.full(11, trait)))
     return photo, landmarks_of(photo)
 
 
@@ -56,7 +64,7 @@ def every_pixel():
 # ---------------------------------------------------------------- alignment
 
 
-def test_a_similarity_is_found_again(rng):
+def test_a_similarity_is_recovered(rng):
     points = rng.normal(50, 20, size=(9, 2))
     c, s = 1.7 * np.cos(0.4), 1.7 * np.sin(0.4)
     expected = np.array([[c, -s, 12.5], [s, c, -3.25]])
@@ -65,8 +73,8 @@ def test_a_similarity_is_found_again(rng):
     np.testing.assert_allclose(textures.transform(expected, points), moved, atol=1e-10)
 
 
-def test_a_similarity_is_the_nearest_one(rng):
-    """Solved anew as a linear system in its four numbers, for points that no similarity brings to the others."""
+def test_a_similarity_is_the_least_squares_solution(rng):
+    """Compared with a linear system in its four numbers, for points that no similarity maps exactly."""
     source, target = rng.normal(50, 20, size=(2, 9, 2))
     rows = np.concatenate([[(x, -y, 1, 0), (y, x, 0, 1)] for x, y in source])
     a, b, right, down = np.linalg.lstsq(rows, target.ravel(), rcond=None)[0]
@@ -75,13 +83,13 @@ def test_a_similarity_is_the_nearest_one(rng):
 
 @pytest.fixture
 def faces(rng):
-    """Landmarks of 40 people, wherever and as large as a photo may show them, heads a little turned."""
+    """Landmarks of 40 people in photos: random places, sizes and small rotations."""
     shapes = face_shape() + 0.02 * rng.normal(size=(40, 68, 2))
     degrees, scales = rng.uniform(-20, 20, 40), np.exp(rng.uniform(2, 5, 40))
     return np.stack([turned(*face) for face in zip(shapes, degrees, scales, rng.uniform(-50, 500, (40, 2)))])
 
 
-def test_the_reference_is_symmetric_and_its_eyes_are_in_their_places(faces):
+def test_the_reference_is_symmetric_with_its_eyes_in_place(faces):
     reference = textures.reference_shape(faces)
     assert reference.shape == (68, 2) and reference.dtype == np.float32
     np.testing.assert_allclose(reference[:, 0] + reference[detection.MIRRORED, 0], SIDE - 1, atol=1e-3)
@@ -89,7 +97,7 @@ def test_the_reference_is_symmetric_and_its_eyes_are_in_their_places(faces):
     left, right = reference[36:42].mean(axis=0), reference[42:48].mean(axis=0)
     np.testing.assert_allclose((left + right) / 2 + 0.5, (SIDE / 2, textures.EYE_HEIGHT * SIDE), atol=1e-3)
     np.testing.assert_allclose(right - left, (textures.EYE_DISTANCE * SIDE, 0), atol=1e-3)
-    np.testing.assert_allclose(reference, REFERENCE, atol=1)  # what all are like
+    np.testing.assert_allclose(reference, REFERENCE, atol=1)  # the shape behind all faces
 
 
 def test_the_reference_does_not_depend_on_where_the_faces_are(faces, rng):
@@ -98,8 +106,8 @@ def test_the_reference_does_not_depend_on_where_the_faces_are(faces, rng):
 
 
 @pytest.mark.parametrize("scale", [30, 60, 200])  # pixels between the eyes; the last is much larger than in the picture
-def test_alignment_brings_landmarks_to_their_places(scale):
-    """Dots are drawn at some landmarks of a turned face, and found again where the aligned landmarks are."""
+def test_alignment_moves_landmarks_to_the_reference(scale):
+    """Dots at some landmarks of a rotated face are found at the aligned landmarks."""
     landmarks = turned(face_shape(), 15, scale, (5.1 * scale, 4.7 * scale)).astype(np.float32)
     photo = np.zeros((10 * scale, 10 * scale, 3), np.uint8)
     for x, y in landmarks[[0, 8, 16, 30, 36, 45]]:
@@ -115,7 +123,7 @@ def test_alignment_brings_landmarks_to_their_places(scale):
     assert np.abs(away).max() < 0.45 and np.abs(away.mean(axis=0)).max() < 0.15
 
 
-def test_beyond_the_photo_its_border_is_repeated():
+def test_the_border_of_a_photo_is_repeated_beyond_it():
     photo = np.zeros((SIDE, SIDE, 3), np.uint8)
     photo[:, :20], photo[:, 20:] = (250, 0, 0), (0, 0, 250)
     picture, inside, _ = textures.align(photo, REFERENCE - (30, 0), REFERENCE)  # the face is 30 pixels too far left
@@ -124,22 +132,22 @@ def test_beyond_the_photo_its_border_is_repeated():
     np.testing.assert_array_equal(picture[:, 53:], np.broadcast_to((0, 0, 250), (SIDE, SIDE - 53, 3)))
 
 
-def test_a_much_larger_photo_is_read_without_moire(rng):
-    """A checkerboard of single pixels, ten times as large as the picture, is grey there."""
+def test_a_much_larger_photo_is_reduced_without_moire():
+    """A checkerboard of single pixels, ten times as large as the picture, becomes grey."""
     y, x = np.mgrid[: 10 * SIDE, : 10 * SIDE]
     photo = np.repeat(np.uint8(255 * ((x + y) % 2))[..., None], 3, axis=2)
     picture, _, _ = textures.align(photo, 10 * REFERENCE, REFERENCE)
     assert np.abs(picture[8:-8, 8:-8].astype(int) - 127).max() < 5
 
 
-# ---------------------------------------------------------------- the head, cut out
+# ---------------------------------------------------------------- segmentation
 
 
-@pytest.mark.parametrize("look", [0.2, 0.5, 0.8])
-def test_a_person_is_cut_out(look, make_demo):
-    """The truth is where a drawn person before two backdrops looks the same."""
-    person = make_demo.Person(*np.full(11, look))
-    photos = [draw(make_demo, dataclasses.replace(person, backdrop=backdrop)) for backdrop in (0.0, 1.0)]
+@pytest.mark.parametrize("trait", [0.2, 0.5, 0.8])
+def test_a_person_is_cut_out(trait, make_demo):
+    """The truth is where a rendered person has the same colours in front of two backdrops."""
+    person = make_demo.Person(*np.full(11, trait))
+    photos = [render(make_demo, dataclasses.replace(person, backdrop=backdrop)) for backdrop in (0.0, 1.0)]
     landmarks = landmarks_of(photos[0])
     (picture, inside, _), (other, _, _) = (textures.align(photo, landmarks, REFERENCE) for photo in photos)
     truth = inside & (np.abs(picture.astype(int) - other).max(axis=2) < 12)
@@ -148,11 +156,11 @@ def test_a_person_is_cut_out(look, make_demo):
         assert share.shape == (SIDE, SIDE) and 0 <= share.min() <= share.max() <= 1
         found = share > 0.5
         assert (found & truth).sum() / (found | truth).sum() > 0.9
-        np.testing.assert_array_equal(textures.cut_out(of, inside), share)  # nothing random in it
+        np.testing.assert_array_equal(textures.cut_out(of, inside), share)  # deterministic
 
 
-def test_what_is_beyond_the_photo_is_no_person(make_demo):
-    photo = draw(make_demo, make_demo.Person(*np.full(11, 0.5)))
+def test_the_person_ends_where_the_photo_ends(make_demo):
+    photo = render(make_demo, make_demo.Person(*np.full(11, 0.5)))
     picture, inside, _ = textures.align(photo, landmarks_of(photo), REFERENCE)
     inside = inside.copy()
     inside[:, : SIDE // 2] = False
@@ -160,10 +168,10 @@ def test_what_is_beyond_the_photo_is_no_person(make_demo):
     assert share[:, : SIDE // 2].max() == 0 and share[SIDE // 2, SIDE // 2 + 10] > 0.9
 
 
-def test_pictures_of_nobody_and_of_a_face_alone_are_cut_out(make_demo):
+def test_an_empty_picture_and_a_close_up_of_a_face_are_segmented(make_demo):
     everywhere = np.ones((SIDE, SIDE), bool)
     assert textures.cut_out(np.full((SIDE, SIDE, 3), 128, np.uint8), everywhere).max() < 0.01
-    photo = draw(make_demo, make_demo.Person(*np.full(11, 0.5)))
+    photo = render(make_demo, make_demo.Person(*np.full(11, 0.5)))
     skin = textures.align(photo, landmarks_of(photo), in_picture(3 * face_shape()))[0]  # from brow to nose, from eye to eye
     share = textures.cut_out(skin, everywhere)
     assert np.isfinite(share).all() and 0 <= share.min() <= share.max() <= 1
@@ -172,25 +180,25 @@ def test_pictures_of_nobody_and_of_a_face_alone_are_cut_out(make_demo):
 # ---------------------------------------------------------------- the warp
 
 
-def test_the_spline_is_scipys(rng):
+def test_the_spline_matches_the_one_by_hand(rng):
     points = np.concatenate([REFERENCE + rng.normal(size=(68, 2)), textures.border()])
-    places, values = rng.uniform(0, SIDE, size=(50, 2)), rng.normal(size=(len(points), 3))
-    found = textures.spline(points, places) @ values
-    np.testing.assert_allclose(found, spline_by_scipy(points, values, places), rtol=0, atol=1e-8)
+    places, values = rng.uniform(0, SIDE, size=(50, 2)), rng.normal(size=(len(points), 2))
+    interpolated = textures.spline_matrix(points, places) @ values
+    np.testing.assert_allclose(interpolated, spline_by_hand(points, values, places), rtol=0, atol=1e-8)
 
 
-def test_the_spline_keeps_what_is_linear_and_does_not_fold_where_points_coincide(rng):
+def test_the_spline_keeps_linear_functions_and_does_not_fold_where_points_coincide(rng):
     points = np.concatenate([REFERENCE, textures.border()]).astype(np.float64)
     places = rng.uniform(0, SIDE, size=(50, 2))
-    turn = rng.normal(size=(2, 2))
-    np.testing.assert_allclose(textures.spline(points, places) @ (points @ turn + 7), places @ turn + 7, atol=1e-8)
+    slopes = rng.normal(size=(2, 2))
+    np.testing.assert_allclose(textures.spline_matrix(points, places) @ (points @ slopes + 7), places @ slopes + 7, atol=1e-8)
     points[62] = points[66]  # lips that touch, and part
     moved = points.copy()
     moved[62, 1] += 1
-    assert np.abs(textures.spline(points, places) @ moved - places).max() < 5
+    assert np.abs(textures.spline_matrix(points, places) @ moved - places).max() < 5
 
 
-def test_the_grid_is_read_linearly(rng):
+def test_the_grid_is_interpolated_linearly(rng):
     along = np.linspace(0, SIDE - 1, textures.N_GRID)
     assert textures.grid().shape == (textures.N_GRID**2, 2)
     np.testing.assert_allclose(textures.grid()[:: textures.N_GRID, 1], along, rtol=1e-6)
@@ -199,7 +207,7 @@ def test_the_grid_is_read_linearly(rng):
     np.testing.assert_allclose(textures.between_grid() @ values, np.interp(np.arange(SIDE), along, values), atol=1e-4)
 
 
-def test_the_fixed_points_are_in_the_border():
+def test_the_fixed_points_are_on_the_border():
     points = textures.border()
     assert points.shape == (16, 2) and len(np.unique(points, axis=0)) == 16
     assert np.isin(points, (0, SIDE - 1)).any(axis=1).all() and points.min() == 0 and points.max() == SIDE - 1
@@ -207,41 +215,41 @@ def test_the_fixed_points_are_in_the_border():
     assert corners <= {tuple(point) for point in points.tolist()}
 
 
-def test_a_face_of_the_reference_shape_stays_as_it_is(rng):
+def test_a_face_of_the_reference_shape_is_unchanged(rng):
     picture = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    found = textures.to_reference(picture, REFERENCE, REFERENCE)
-    assert found.dtype == np.uint8 and np.abs(found.astype(int) - picture).max() <= 1
+    warped = textures.to_reference(picture, REFERENCE, REFERENCE)
+    assert warped.dtype == np.uint8 and np.abs(warped.astype(int) - picture).max() <= 1
 
 
-def test_a_shifted_face_comes_to_the_reference_and_the_border_stays(rng):
+def test_a_shifted_face_moves_to_the_reference_and_the_border_stays(rng):
     picture = smooth(rng, SIDE, SIDE, radius=10)
-    found = textures.to_reference(picture, REFERENCE + np.float32((5, -3)), REFERENCE)
+    warped = textures.to_reference(picture, REFERENCE + np.float32((5, -3)), REFERENCE)
     y, x = np.mgrid[70:140, 75:116]  # among the landmarks
-    assert np.abs(found[y, x] - picture[y - 3, x + 5]).max() < 3  # of 175 grey values
+    assert np.abs(warped[y, x] - picture[y - 3, x + 5]).max() < 3  # of 175 grey values
     assert np.abs(picture[y, x] - picture[y - 3, x + 5]).max() > 15
-    np.testing.assert_allclose(found[[0, -1]], picture[[0, -1]], atol=3)
+    np.testing.assert_allclose(warped[[0, -1]], picture[[0, -1]], atol=3)
 
 
-def test_the_warp_is_that_of_scipys_spline_at_every_pixel(rng):
+def test_the_warp_follows_the_spline_at_every_pixel(rng):
     picture = smooth(rng, SIDE, SIDE, 3)
     landmarks = in_picture(face_shape(0.15, 0.05, 0.1) + 0.02 * rng.normal(size=(68, 2)))
     points = np.concatenate([REFERENCE, textures.border()])
-    sources = spline_by_scipy(points, np.concatenate([landmarks, textures.border()]), every_pixel())
+    sources = spline_by_hand(points, np.concatenate([landmarks, textures.border()]), every_pixel())
     maps = sources.reshape(SIDE, SIDE, 2).astype(np.float32)
     expected = cv2.remap(picture, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    found = textures.to_reference(picture, landmarks, REFERENCE)
-    assert np.abs(found - expected).max() < 6 and np.abs(found - expected).mean() < 0.15  # between the grid's points
+    warped = textures.to_reference(picture, landmarks, REFERENCE)
+    assert np.abs(warped - expected).max() < 6 and np.abs(warped - expected).mean() < 0.15  # between the points of the grid
     assert np.abs(picture - expected).max() > 20
 
 
 # ---------------------------------------------------------------- texture
 
 
-def test_the_side_that_the_camera_saw_makes_the_texture():
+def test_the_side_that_faces_the_camera_makes_the_texture():
     texture = np.full((SIDE, SIDE, 4), 200, np.uint8)
     texture[:, : SIDE // 2] = 10
     for yaw, expected in ((0, 105), (5, 10), (-5, 200), (0.1, 10 + 190 / (1 + np.exp(1.2)))):
-        half = textures.right_half(texture, yaw)  # yaw > 0: towards the right of the picture, which shows the left cheek
+        half = textures.right_half(texture, yaw)  # yaw > 0: turned to the picture's right, left cheek to the camera
         assert half.shape == HALF
         np.testing.assert_allclose(half, expected, atol=1e-3)
 
@@ -266,8 +274,8 @@ def test_the_head_mask_ends_at_the_chin_beside_the_neck():
 
 
 def test_the_texture_of_a_photo(make_demo):
-    """Where the head is not there is nothing; where it is, the colours are the photo's, at the landmarks."""
-    photo, landmarks = drawn_portrait(make_demo)
+    """Zero beside the head; in the head, the colours of the photo at the landmarks."""
+    photo, landmarks = rendered_portrait(make_demo)
     half, shape, covariates = textures.texture_of(photo, landmarks, REFERENCE)
     assert half.shape == (SIDE * SIDE * 2,) and half.dtype == np.uint8
     assert shape.shape == (68, 2) and covariates.shape == (len(textures.COVARIATES),)
@@ -287,21 +295,21 @@ def test_the_texture_of_a_photo(make_demo):
 
 
 def test_a_photo_and_its_mirror_image_have_one_texture(make_demo):
-    photo, landmarks = drawn_portrait(make_demo, 0.2)
+    photo, landmarks = rendered_portrait(make_demo, 0.2)
     half, shape, covariates = textures.texture_of(photo, landmarks, REFERENCE)
     mirrored = np.ascontiguousarray(photo[:, ::-1]), detection.mirror_landmarks(landmarks, photo.shape[1])
-    other, other_shape, other_conditions = textures.texture_of(*mirrored, REFERENCE)
+    other, other_shape, other_covariates = textures.texture_of(*mirrored, REFERENCE)
     differences = np.abs(half.astype(int) - other)
     assert np.mean(differences > 8) < 0.02 and differences.mean() < 2
     np.testing.assert_allclose(detection.mirror_landmarks(other_shape, SIDE), shape, atol=1e-2)
-    for name, ours, theirs in zip(textures.COVARIATES, covariates, other_conditions):
+    for name, ours, theirs in zip(textures.COVARIATES, covariates, other_covariates):
         sign = -1 if name == "yaw" else 1
         assert theirs == pytest.approx(sign * ours, rel=0.05, abs=0.02), name
 
 
 # ---------------------------------------------------------------- covariates
 
-YAW, YAW_SQUARED, EARS, NOSE, OPENING, SMILE, WIDTH = range(7)
+YAW, YAW_SQUARED, JAW, NOSE, OPENING, SMILE, WIDTH = range(7)
 
 
 def test_pose_and_mouth_are_measured():
@@ -312,7 +320,7 @@ def test_pose_and_mouth_are_measured():
     assert still[[YAW, YAW_SQUARED, OPENING, SMILE]] == pytest.approx([0, 0, 0, 0], abs=1e-4)
 
 
-def test_yaw_turns_about_in_the_mirror():
+def test_yaw_changes_sign_in_the_mirror():
     shape = in_picture(face_shape(0.1, nose=0.2))
     ours, theirs = (textures.shape_covariates(of) for of in (shape, detection.mirror_landmarks(shape, SIDE)))
     assert ours[YAW] > 0.2
@@ -320,7 +328,7 @@ def test_yaw_turns_about_in_the_mirror():
 
 
 def lit_face(across, down, rng):
-    """A texture of even skin, brighter by a factor of exp(across) at the right border than at the left, and so below."""
+    """Return a texture of even skin, exp(across) times brighter at the right border than at the left, exp(down) below."""
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE - 0.5
     light = 110 * np.exp(across * x + down * y) + 4 * rng.normal(size=x.shape)
     return np.repeat(light.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
@@ -341,8 +349,8 @@ def test_light_and_blur_are_the_same_in_the_mirror(rng):
     np.testing.assert_allclose(theirs, ours, atol=0.02)
 
 
-def test_blur_is_seen_and_contrast_is_not(make_demo, rng):
-    photo, landmarks = drawn_portrait(make_demo)
+def test_blur_is_measured_and_contrast_is_not(make_demo, rng):
+    photo, landmarks = rendered_portrait(make_demo)
     picture = textures.align(photo, landmarks, REFERENCE)[0]
     sharp = [
         textures.light_covariates(cv2.GaussianBlur(picture, (0, 0), radius) if radius else picture, REFERENCE)[-1]

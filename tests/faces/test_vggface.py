@@ -11,12 +11,6 @@ from utils import InputError
 from voices.backend import keras, tf
 
 
-def test_the_last_layer_is_read_alone(random_vggface, rng):
-    features = rng.normal(size=(3, 4096)).astype(np.float32)
-    kernel, bias = random_vggface.get_layer("fc8").get_weights()
-    np.testing.assert_allclose(vggface.fc8()(features), features @ kernel + bias, rtol=1e-3, atol=1e-4)
-
-
 @pytest.fixture(scope="module")
 def random_vggface(tmp_path_factory):
     """keras-vggface's own network, its random weights in its own cache folder."""
@@ -42,31 +36,35 @@ def test_vggface_is_the_packages_own_network(random_vggface, rng):
     assert (features < 0).any()  # before the ReLU
 
     preprocessed = vggface._keras_vggface()[1].preprocess_input(faces.astype(np.float32), version=1)
-    assert preprocessed[0, 0, 0, 0] == pytest.approx(faces[0, 0, 0, 2] - 93.5940, abs=1e-3)  # blue first, less its mean
+    assert preprocessed[0, 0, 0, 0] == pytest.approx(faces[0, 0, 0, 2] - 93.5940, abs=1e-3)  # BGR, less the mean
     own = random_vggface.predict(preprocessed, verbose=0)
     weights, bias = random_vggface.get_layer("fc8").get_weights()
     logits = np.maximum(features, 0) @ weights + bias
     np.testing.assert_allclose(
         logits - logits.mean(1, keepdims=True), np.log(own) - np.log(own).mean(1, keepdims=True), atol=1e-4
     )
-    assert np.std(logits) > 0.05  # not all the same
+    assert np.std(logits) > 0.05
 
 
-def test_pictures_are_seen_as_by_the_package_s_network_and_can_be_learned_from(random_vggface, rng):
-    """Of any size; the gradient in the pictures is that of finite differences along it."""
-    import tf_keras
+def test_the_last_layer_is_read_alone(random_vggface, rng):
+    features = rng.normal(size=(3, 4096)).astype(np.float32)
+    kernel, bias = random_vggface.get_layer("fc8").get_weights()
+    np.testing.assert_allclose(vggface.fc8()(features), features @ kernel + bias, rtol=1e-3, atol=1e-4)
 
+
+def test_pictures_of_any_size_have_features_and_gradients(random_vggface, rng):
+    """Features as by the package's network; the gradient matches finite differences along its direction."""
     picture = cv2.GaussianBlur(rng.integers(0, 256, (110, 120, 3), dtype=np.uint8), (0, 0), 5)[None].astype(np.float32)
     large = cv2.resize(picture[0], (224, 224), interpolation=cv2.INTER_LINEAR)[None]
     preprocessed = vggface._keras_vggface()[1].preprocess_input(large.copy(), version=1)
-    fc7 = tf_keras.Model(random_vggface.input, random_vggface.get_layer("fc7").output)
+    fc7 = vggface._keras_vggface()[2].Model(random_vggface.input, random_vggface.get_layer("fc7").output)
     expected = fc7(preprocessed).numpy()
     embed = vggface.picture_network()
     np.testing.assert_allclose(embed(picture), expected, atol=2e-3 * np.abs(expected).max())
-    wanted = rng.normal(size=4096).astype(np.float32)
+    weights = rng.normal(size=4096).astype(np.float32)
 
     def value(pictures):
-        return tf.reduce_sum(embed(pictures) * wanted)
+        return tf.reduce_sum(embed(pictures) * weights)
 
     with tf.GradientTape() as tape:
         pictures = tf.constant(picture)
@@ -74,7 +72,7 @@ def test_pictures_are_seen_as_by_the_package_s_network_and_can_be_learned_from(r
         gradient = tape.gradient(value(pictures), pictures).numpy()
     direction = gradient / np.abs(gradient).mean()
     slope = float((gradient * direction).sum())
-    step = 0.01  # grey values on average: with random weights the network bends soon
+    step = 0.01  # grey values on average: a network of random weights is linear only nearby
     difference = float(value(picture + step * direction) - value(picture - step * direction)) / (2 * step)
     assert slope == pytest.approx(difference, rel=0.1) and slope > 1
 
@@ -86,7 +84,7 @@ def test_importing_keras_2_leaves_keras_3_alone(random_vggface):
     assert keras_now.layers.Dense is keras.layers.Dense
 
 
-def test_a_wrong_weight_file_is_told(tmp_path, monkeypatch):
+def test_a_wrong_weight_file_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     path = vggface.weights_path()
     path.parent.mkdir(parents=True)
@@ -120,14 +118,14 @@ def test_weights_are_announced_then_downloaded_once(tmp_path, monkeypatch, serve
     monkeypatch.setattr(vggface._keras_vggface()[1], "VGG16_WEIGHTS_PATH", f"{server}/weights.h5")
     path = vggface.weights_path()
     path.parent.mkdir(parents=True)
-    path.with_name(f".part-{path.name}").write_bytes(b"half of a killed download")
+    path.with_name(f".part-{path.name}").write_bytes(b"part of a killed download")
     assert vggface.fetch_weights().read_bytes() == b"the weights"
     assert capsys.readouterr().err.startswith("downloading the weights of VGG-Face (580 MB)")
     assert vggface.fetch_weights() == path and capsys.readouterr().err == ""
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_weights_that_cannot_be_had_are_told(tmp_path, monkeypatch, server):
+def test_a_failed_download_is_reported(tmp_path, monkeypatch, server):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(vggface._keras_vggface()[1], "VGG16_WEIGHTS_PATH", f"{server}/gone.h5")
     with pytest.raises(InputError, match=r"could not download .*404.*put http.*gone\.h5 there by hand, or use --face-m"):

@@ -1,0 +1,60 @@
+import cv2
+import numpy as np
+import pytest
+
+import utils
+from clips import detection, feature_files
+from listening import gallery
+
+
+def test_a_gallery_of_data_holds_its_faces(demo_data):
+    clips = feature_files.ready_clips(demo_data)
+    faces = gallery.of_data(demo_data, 128, 1000, 0)
+    assert faces.names == clips and faces.features.shape == (len(clips), 128) and faces.features.dtype == np.float32
+    np.testing.assert_array_equal(faces.features[2], feature_files.load_embedding(demo_data, clips[2], 128))
+    picture = cv2.imread(str(feature_files.face_path(demo_data, clips[2])))[..., ::-1]
+    np.testing.assert_array_equal(faces.image(2), picture)
+
+
+def test_large_data_are_sampled(demo_data):
+    few, other = (gallery.of_data(demo_data, 128, 10, seed).names for seed in (0, 1))
+    assert len(few) == len(set(few)) == len(other) == 10 and few != other
+    assert few == gallery.of_data(demo_data, 128, 10, 0).names and set(few) < set(feature_files.ready_clips(demo_data))
+
+
+def test_data_without_faces_or_with_others(demo_data, tmp_path):
+    with pytest.raises(utils.InputError, match=r"expected clips made ready by preprocess\.py, found none"):
+        gallery.of_data(tmp_path / "none", 128, 10, 0)
+    with pytest.raises(utils.InputError, match=r"expected float32 \(4096,\), found float32 \(128,\)"):
+        gallery.of_data(demo_data, 4096, 10, 0)
+
+
+def test_a_gallery_of_photos_holds_all_their_faces(photos, demo_data, capsys):
+    faces = gallery.of_photos(sorted(photos.glob("*.[pj]*g")), 128, one_face=False)
+    assert faces.names == ["a.png", "b.png", "c.png", "pair.jpg, face 1 from the left", "pair.jpg, face 2 from the left"]
+    told = capsys.readouterr().err
+    assert "hear: left out: " in told and "wall.jpg: expected a face, found none" in told
+    assert "broken.jpg: expected a photo" in told and "notes" not in told
+    photo, boxes = detection.faces_in_photo(photos / "b.png")
+    np.testing.assert_array_equal(faces.image(1), detection.crop_face(photo, boxes[0]))
+    np.testing.assert_allclose(faces.features[1], detection.dlib_feature(photo, boxes[0]), atol=1e-6)
+    distances = np.linalg.norm(faces.features[:3, None] - faces.features[None, 3:], axis=2)
+    assert distances.argmin(axis=0).tolist() == [0, 1]  # the pair are the first and the second
+
+
+def test_photos_without_any_face(photos):
+    with pytest.raises(utils.InputError, match="expected photos with faces, found none among 2"):
+        gallery.of_photos([photos / "wall.jpg", photos / "broken.jpg"], 128, one_face=False)
+
+
+@pytest.mark.parametrize(
+    "name, problem",
+    [
+        ("pair.jpg", "pair.jpg: expected one face, found 2; crop the photo"),
+        ("wall.jpg", "wall.jpg: expected a face, found none"),
+        ("broken.jpg", "broken.jpg: expected a photo"),
+    ],
+)
+def test_one_face_in_each_photo_may_be_required(name, problem, photos):
+    with pytest.raises(utils.InputError, match=problem):
+        gallery.of_photos([photos / "a.png", photos / name], 128, one_face=True)
