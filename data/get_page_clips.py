@@ -92,7 +92,8 @@ def make_clip(page: Path, clip: str, clips: Path) -> None:
             *(imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y"),
             *("-framerate", str(FRAMES_PER_SECOND), "-i", picture, "-i", sound, "-t", str(CLIP_SECONDS)),
             *("-vf", f"loop={FRAMES_PER_SECOND * CLIP_SECONDS - 1}:1"),
-            *"-c:v libx264 -tune stillimage -crf 16 -pix_fmt yuv420p -threads 1 -c:a aac -b:a 96k".split(),
+            *("-c:v", "libx264", "-tune", "stillimage", "-crf", "16", "-pix_fmt", "yuv420p", "-threads", "1"),
+            *("-c:a", "aac", "-b:a", "96k"),
             path,
         ]
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, errors="replace")
