@@ -34,7 +34,7 @@ class Options:
         metavar="RECORDING",
         positional=True,
     )
-    run: str = option("run of train.py: a name, for checkpoints/<name>, or a path", utils.VOICE_RUN, group=RUN)
+    run: str = option("run of train.py: a name, for checkpoints/<name>, or a path", utils.VOICE_RUN, group=RUN, metavar="RUN")
     data: Path | None = option(
         "folder of preprocess.py whose faces are listed; name it where the folder that the run was trained on has moved",
         None,
