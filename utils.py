@@ -174,6 +174,9 @@ def reporting_errors(main):
     def wrapped(argv=None) -> int:
         try:
             return main(argv)
+        except BrokenPipeError:  # whoever reads stdout has ended, such as `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         except (InputError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

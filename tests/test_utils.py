@@ -168,6 +168,14 @@ def test_errors_of_the_users_are_a_line_and_ours_a_traceback(capsys):
         main(ModuleNotFoundError("", name="clips.none"))
 
 
+def test_a_closed_pipe_is_no_error():
+    code = "import utils\n@utils.reporting_errors\ndef main(argv=None):\n    while True: print('line', flush=True)\nmain()"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"line\n"
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 0
+
+
 def test_run_folder():
     assert str(utils.run_folder("demo")) == "checkpoints/demo"
     assert str(utils.run_folder("/x/demo")) == "/x/demo"
