@@ -22,7 +22,7 @@ demo: .venv/installed  ## from scratch to tables and pictures, on synthetic peop
 	$(RUN) train.py --data $(DEMO) --run demo --width 0.125 --seconds 3 --batch-size 4 --epochs 20 --seed $(SEED)
 	$(RUN) evaluate.py --run demo --decoder demo-decoder --refinements 0 --k 1 5 10
 
-test: .venv/installed lint  ## style and all tests (about 12 minutes)
+test: .venv/installed lint  ## style and all tests (12 to 25 minutes on 2 cores)
 	$(RUN) -m pytest
 
 lint: .venv/installed  ## style only
