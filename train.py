@@ -203,11 +203,14 @@ class Options:
         check(0 < self.width <= 4, f"--width: expected more than 0, 4 at most, found {self.width}")
         check(0 <= self.whitening <= 1, f"--whitening: expected 0 to 1, found {self.whitening}")
         if self.encoder == "speaker":
-            check(self.width == 1, f"--width: expected --encoder conv with it, found --encoder {self.encoder}")
+            check(self.width == Options.width, f"--width: expected --encoder conv with it, found --encoder {self.encoder}")
             float32 = self.precision in ("auto", "float32")
             check(float32, f"--precision: expected float32 with --encoder speaker, found {self.precision}")
         else:
-            check(self.whitening == 0.5, f"--whitening: expected --encoder speaker with it, found --encoder {self.encoder}")
+            check(
+                self.whitening == Options.whitening,
+                f"--whitening: expected --encoder speaker with it, found --encoder {self.encoder}",
+            )
         check(MIN_SECONDS <= self.seconds <= 6, f"--seconds: expected {MIN_SECONDS} to 6, found {self.seconds}")
         check(self.mask_bins >= 0, f"--mask-bins: expected 0 or more, found {self.mask_bins}")
         check(self.mask_frames >= 0, f"--mask-frames: expected 0 or more, found {self.mask_frames}")
