@@ -15,6 +15,7 @@ and replaces no file of other content: -2, -3, ... is added to the name instead.
 """
 
 import dataclasses
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +24,7 @@ import utils
 from utils import InputError, check, option
 
 TOP = 5  # faces listed for a recording
+MAX_NAME_BYTES = 200  # of a recording's name, in the names of its pictures
 RUN, CHOICE, FACE, PICTURE = "run", "faces to choose from", "decoded face", "picture of the most similar faces"
 
 
@@ -114,12 +116,24 @@ def read_inputs(options: Options):
     Raises:
         InputError: if a recording has no speech in it, or the folder of photos has no photo.
     """
-    from clips import media, recordings
+    from clips import photos, recordings
 
-    photos = media.photos_under(options.among) if options.among else list(options.match)
-    if options.among and not photos:
-        raise InputError(f"{options.among}: expected photos ({', '.join(media.PHOTOS)}), found none; name another folder")
-    return [recordings.read_recording(path) for path in options.recordings], photos
+    paths = list(options.match)
+    if options.among:
+        paths, left_out = photos.photos_under(options.among)
+        if not paths:
+            found = f"none but {left_out}" if left_out else "none"
+            raise InputError(
+                f"{options.among}: expected photos ({', '.join(photos.SUFFIXES)}), found {found}; name another folder"
+            )
+        if left_out:
+            print(f"hear: left out of {options.among}: {left_out}", file=sys.stderr)
+    return [recordings.read_recording(path) for path in options.recordings], paths
+
+
+def picture_name(recording: Path) -> str:
+    """Return what the names of a recording's pictures begin with: its own name in one line, not too long for a file."""
+    return utils.printable(recording.stem).encode()[:MAX_NAME_BYTES].decode(errors="ignore")
 
 
 def listen(options: Options, folder: Path, recordings: list, photos: list[Path]) -> None:
@@ -134,7 +148,8 @@ def listen(options: Options, folder: Path, recordings: list, photos: list[Path])
     run = runs.read_run(folder)
     size, faces = run["feature_size"], None
     if photos:
-        faces = gallery.of_photos(photos, size, one_face=bool(options.match))
+        below = options.among or Path(os.path.commonpath([path.absolute().parent for path in photos]))
+        faces = gallery.of_photos(photos, below, size, one_face=bool(options.match))
     else:
         try:
             faces = gallery.of_data(options.data or Path(run["data"]), size, options.clips, run["seed"])
@@ -145,7 +160,7 @@ def listen(options: Options, folder: Path, recordings: list, photos: list[Path])
     loaded = listener.load(folder, options.decoder, options.exaggerate, options.refinements, needs_faces=faces is None)
 
     predictions = np.stack([loaded.predict(recording) for recording in recordings])
-    columns = {"recording": [path.name for path in options.recordings]}
+    columns = {"recording": [utils.printable(path.name) for path in options.recordings]}
     if loaded.face_decoder:
         decoded = [loaded.decode(prediction) for prediction in predictions]
         columns["decoded from\nthe voice"] = [pictures.Shown(picture, "") for picture in decoded]
@@ -154,24 +169,24 @@ def listen(options: Options, folder: Path, recordings: list, photos: list[Path])
     for row, path in enumerate(options.recordings):
         if loaded.face_decoder:
             png = cv2.imencode(".png", decoded[row][..., ::-1])[1].tobytes()
-            print(utils.save_new(folder / "heard" / f"{path.stem}.png", png))
+            print(utils.save_new(folder / "heard" / f"{picture_name(path)}.png", png))
         if options.match:
-            better, worse = (options.match[number] for number in numbers[row])
+            better, worse = (utils.printable(options.match[number]) for number in numbers[row])
             margin = cosines[row, 0] - cosines[row, 1]
-            print(f"{path}: {better} rather than {worse}, ", end="")
+            print(f"{utils.printable(path)}: {better} rather than {worse}, ", end="")
             print(f"cosines {cosines[row, 0]:.3f} and {cosines[row, 1]:.3f}, margin {margin:.3f}")
         elif faces:
-            print(f"{path}: the most similar of {len(faces.names)} faces")
+            print(f"{utils.printable(path)}: the most similar of {len(faces.names)} faces")
             for place, (number, cosine) in enumerate(zip(numbers[row], cosines[row]), 1):
                 print(f"  {place}  cosine {cosine:.3f}  {faces.names[number]}")
     if faces:
         title = f"the most similar of {len(faces.names)} faces"
         if options.match:
-            title = f"which of two faces: {' or '.join(path.name for path in options.match)}"
+            title = f"which of two faces: {' or '.join(faces.names)}"
         found = pictures.as_shown(numbers, cosines, faces.image)
         rows = [pictures.Query(list(left), of_row) for *left, of_row in zip(*columns.values(), found)]
         with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / f"{options.recordings[0].stem}-similar.{options.format}"
+            path = Path(temporary) / f"{picture_name(options.recordings[0])}-similar.{options.format}"
             pictures.draw_grid(path, title, list(columns), "retrieved from the voice", rows)
             print(utils.save_new(folder / "heard" / path.name, path.read_bytes()))
 

@@ -158,7 +158,7 @@ FEWEST_CHANNEL_PAIRS = 512  # inputs times outputs: with fewer, TensorFlow's own
 
 def cpu_flags() -> set[str]:
     """Return the instruction sets of this CPU by their names in Linux; an empty set on other systems."""
-    return set(CPU_INFO.read_text().split()) if CPU_INFO.exists() else set()
+    return set(CPU_INFO.read_text(encoding="utf-8", errors="replace").split()) if CPU_INFO.exists() else set()
 
 
 class Conv2D(layers.Conv2D):

@@ -19,9 +19,9 @@ missing clips only, among them clips skipped for a temporary reason, such as a b
 
 import dataclasses
 import math
-import os
 import re
 import sys
+import urllib.parse
 from pathlib import Path
 
 import utils
@@ -35,7 +35,8 @@ AVSPEECH = "https://looking-to-listen.github.io/avspeech/download.html"
 class Options:
     csv: Path | None = option("csv file of clips, with AVSpeech's five columns", None, "material", metavar="FILE")
     faces: Path | None = option(
-        "folder of photos, instead of --csv: one photo per person, or a subfolder per person; the faces train a decoder",
+        "folder of photos, instead of --csv: a subfolder for each person, or photos named for the person, <person>.jpg, or "
+        "<person>_<number>.jpg where there are several; the faces train a decoder",
         None,
         "material",
         metavar="FOLDER",
@@ -48,6 +49,12 @@ class Options:
     )
     data: Path = option(
         "folder to write to; each folder holds features of one --face-model", utils.DATA, "material", metavar="FOLDER"
+    )
+    any_length: bool = option(
+        "also accept clips that are not as long as their rows; use this if the clips were cut to another length on purpose, "
+        "each from the start of its row",
+        False,
+        "material",
     )
     limit: int | None = option("process only the first N rows or photos, to try the program out", None, "material", metavar="N")
     face_model: str = option(
@@ -93,7 +100,11 @@ class Options:
         metavar="FILE",
     )
     proxy: str | None = option(
-        "address of a proxy for yt-dlp; needed for videos that are blocked in your country", None, "fetching", metavar="ADDRESS"
+        "address of an HTTP proxy, such as http://host:8080, for yt-dlp and ffmpeg; needed for videos that are blocked in your "
+        "country",
+        None,
+        "fetching",
+        metavar="ADDRESS",
     )
     url_template: str = option(
         "address of a video, with {} in place of the id; change the address to fetch from another site",
@@ -101,9 +112,10 @@ class Options:
         "fetching",
         metavar="ADDRESS",
     )
-    workers: int = option(
-        "number of processes that fetch clips and detect faces; lower the number if memory runs out",
-        os.cpu_count(),
+    workers: int | None = option(
+        "number of processes that fetch clips and detect faces; lower the number if memory runs out (default: the processors "
+        "that this process may use)",
+        None,
         "work",
         metavar="N",
     )
@@ -129,8 +141,17 @@ class Options:
             shard and 1 <= int(shard[1]) <= int(shard[2]),
             f"--shard: expected I/N, such as 3/8, I from 1 to N, found {self.shard}",
         )
-        check(self.workers >= 1, f"--workers: expected at least 1, found {self.workers}")
+        check(self.workers is None or self.workers >= 1, f"--workers: expected at least 1, found {self.workers}")
         check("{}" in self.url_template, f"--url-template: expected {{}} in the address, found {self.url_template}")
+        check(
+            is_address(self.url_template, "http", "https"),
+            f"--url-template: expected an address that begins with http:// or https://, found {self.url_template}",
+        )
+        check(
+            self.proxy is None or is_address(self.proxy if "://" in self.proxy else f"http://{self.proxy}", "http"),
+            "--proxy: expected the address of an HTTP proxy, such as http://host:8080, for ffmpeg knows no other kind, "
+            f"found {self.proxy}",
+        )
         check(0 <= self.sleep < math.inf, f"--sleep: expected 0 s or more, found {self.sleep}")
         rate = self.bytes_per_second()
         check(rate is None or rate > 0, f"--rate: expected bytes a second, such as 500K or 2M, found {self.rate}")
@@ -145,6 +166,16 @@ class Options:
             return None
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)", self.rate)
         return float(found[1]) * 1024 ** "KMG".find(found[2] or " ") * 1024 if found else 0
+
+
+def is_address(text: str, *schemes: str) -> bool:
+    """Tell whether a text is an address of one of the schemes, with a host and no impossible port."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        known = text.startswith(tuple(f"{scheme}://" for scheme in schemes)) and not re.search(r"\s", text)
+        return known and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def load_networks(face_model: str, sound: bool):
@@ -173,23 +204,15 @@ def load_networks(face_model: str, sound: bool):
     return Networks(spectrogram, embed)
 
 
-def read_text(path: Path) -> str:
-    """Return the content of a text file, with replacements for bytes that are not UTF-8."""
-    return path.read_text(encoding="utf-8", errors="replace")
-
-
 def check_paths(options: Options) -> None:
-    """Raise InputError if a path is missing, or is a file instead of a folder or the reverse, or holds no cookies."""
-    export = "export the cookies of your browser as cookies.txt"
+    """Raise InputError if a path is missing, or is a file instead of a folder or the reverse."""
     for path, expected, next_step in (
         (options.csv, "AVSpeech's csv", f"download it from {AVSPEECH}"),
-        (options.cookies, "a file of cookies", export),
+        (options.cookies, "a file of cookies", "export the cookies of your browser as cookies.txt"),
     ):
         if path and not path.is_file():
             found = "a folder" if path.is_dir() else "no such file"
             raise InputError(f"{path}: expected {expected}, found {found}; {next_step}")
-    if options.cookies and not re.match("#( Netscape)? HTTP Cookie File", read_text(options.cookies)):
-        raise InputError(f"{options.cookies}: expected cookies in Netscape's format, found another format; {export}")
     for option_name, path in (("--data", options.data), ("--videos", options.videos)):
         if path and path.exists() and not path.is_dir():
             raise InputError(f"{path}: expected a folder, found a file; pass another {option_name}")
@@ -202,18 +225,19 @@ def main(argv=None) -> int:
     options = utils.parse_options(Options, __doc__, argv)
     check_paths(options)
 
-    from clips import sources  # after the options, so that --help answers at once
+    from clips import fetch, sources, workers  # after the options, so that --help answers at once
     from clips.extraction import ExtractionSettings
-    from clips.fetch import FetchSettings
     from clips.preprocessing import preprocess
 
-    cookies = options.cookies and read_text(options.cookies)
-    fetching = FetchSettings(options.url_template, options.sleep, options.bytes_per_second(), cookies, options.proxy)
+    cookies = options.cookies and fetch.read_cookies(options.cookies)
+    fetching = fetch.FetchSettings(options.url_template, options.sleep, options.bytes_per_second(), cookies, options.proxy)
     videos = (options.videos or options.data / "videos").absolute()  # absolute, because the name of a clip may begin with "-"
-    settings = ExtractionSettings(videos, options.detector, options.face_model, fetching)
+    settings = ExtractionSettings(videos, options.detector, options.face_model, fetching, options.any_length)
     select = sources.rows_of if options.csv else sources.photos_of
     source = select(options.csv or options.faces, options.data, settings, options.retry, options.limit, options.shard_numbers())
-    return preprocess(source, options.data, settings, load_networks, options.workers, options.scheduler)
+    return preprocess(
+        source, options.data, settings, load_networks, options.workers or workers.n_processors(), options.scheduler
+    )
 
 
 if __name__ == "__main__":

@@ -4,15 +4,23 @@ Never imports TensorFlow or Keras: the worker processes of preprocess.py import 
 """
 
 import argparse
+import atexit
 import dataclasses
+import errno
 import functools
 import hashlib
+import io
 import itertools
 import json
 import os
+import secrets
+import select
+import shutil
 import sys
+import tempfile
+import time
 import typing
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -53,6 +61,8 @@ VOICE_RUN, DECODER_RUN = "base", "decoder"  # the runs used where none is named
 # Files in the folder of a run.
 OPTIONS, CLIPS, CENTRE, HISTORY = "options.json", "clips.json", "centre.pkl", "history.jsonl"
 CORRECTION = "correction.pkl"
+UNFINISHED = ".part-"  # how the name of a file begins that is being written
+LEFTOVER_SECONDS = 86_400  # s, age at which unfinished files count as those of a killed process
 BEST_WEIGHTS, LAST_WEIGHTS = "best.weights.h5", "last.weights.h5"
 
 
@@ -161,10 +171,49 @@ def options_given(argv=None) -> set[str]:
     return {word.partition("=")[0][2:].replace("-", "_") for word in arguments if word.startswith("--")}
 
 
+def printable(text) -> str:
+    """Return a text in one line: line breaks and other letters that no terminal shows become escapes, such as \\n."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+
+
 def check(valid: bool, message: str) -> None:
     """Raise ValueError with the message unless the value is valid."""
     if not valid:
         raise ValueError(message)
+
+
+def _print_any_letter() -> None:
+    """Let stdout and stderr escape the letters that the terminal's encoding lacks, instead of raising UnicodeEncodeError."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _find_caches() -> None:
+    """Give libraries a temporary folder for their caches where the home folder cannot be written to, as in containers.
+
+    librosa's compiler, numba, fails otherwise; matplotlib warns, and yt-dlp starts afresh with each video.
+    """
+
+    def is_writable(path: Path) -> bool:
+        existing = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
+        return path.is_absolute() and os.access(existing, os.W_OK | os.X_OK)
+
+    homes = {"XDG_CACHE_HOME": "~/.cache", "XDG_CONFIG_HOME": "~/.config"}  # and where they are by default
+    if all(is_writable(Path(os.environ.get(name) or os.path.expanduser(usual))) for name, usual in homes.items()):
+        return
+    folder = tempfile.mkdtemp(prefix="speech2face-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["XDG_CACHE_HOME"] = folder  # for worker processes too
+    for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
+        os.environ.setdefault(name, folder)
+
+
+def _has_no_reader(stream) -> bool:
+    """Tell whether whoever reads a stream has ended, such as `| head`."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return bool(poll.poll(0))
 
 
 def reporting_errors(main):
@@ -173,12 +222,14 @@ def reporting_errors(main):
     @functools.wraps(main)
     def wrapped(argv=None) -> int:
         try:
+            _print_any_letter()
+            _find_caches()
             return main(argv)
-        except BrokenPipeError:  # whoever reads stdout has ended, such as `| head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
         except (InputError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            if isinstance(error, BrokenPipeError) and _has_no_reader(sys.stdout):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 1
+            print(f"error: {printable(error)}", file=sys.stderr)
             return 1
         except ModuleNotFoundError as error:
             module = Path(__file__).with_name(error.name.partition(".")[0])
@@ -237,16 +288,37 @@ def video_of(clip: str) -> str:
 def replacing(path: Path):
     """Yield a temporary path, which replaces `path` when the block succeeds and is removed when it fails.
 
-    A killed process leaves at most the temporary file, whose name starts with a dot; the next attempt overwrites it.
+    The temporary name is new each time, for another process may write the same file. A killed process leaves at most the
+    temporary file, which `remove_leftovers` deletes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".part-{path.name}")
+    temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # a full disk: the error names no file
+            error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, prefix: str = UNFINISHED) -> None:
+    """Delete the files and folders of killed processes: those older than a day whose names begin with `prefix`."""
+    try:
+        entries = [entry for entry in os.scandir(folder) if entry.name.startswith(prefix)]
+    except OSError:  # no such folder, or one that cannot be read
+        return
+    for entry in entries:
+        with suppress(OSError):  # another process deletes it, or the folder cannot be written to
+            if entry.stat(follow_symlinks=False).st_mtime >= time.time() - LEFTOVER_SECONDS:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
 
 
 def save_bytes(path: Path, content: bytes) -> int:

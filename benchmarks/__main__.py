@@ -3,6 +3,7 @@
 Commands, from the repository's root:
 
     preprocess    preprocess.py beside the slides' way
+    speech        the voice detector on clips, and on sounds without a voice
     train         train.py beside the slides' way and the machine's limit
     evaluate      evaluate.py beside the slides' way, and the search of a million faces beside bare matrix products
     decoder       the face decoder on unseen people, beside a plain linear decoder and the paper's pictures
@@ -19,6 +20,7 @@ import utils
 
 MODULES = {
     "preprocess": "preprocessing",
+    "speech": "speech",
     "train": "training",
     "evaluate": "evaluation",
     "decoder": "decoder",

@@ -24,6 +24,8 @@ import numpy as np
 import utils
 from benchmarks.measuring import seconds_of
 from clips import feature_files, media
+from clips.photos import read_photo
+from clips.reasons import Skip
 from faces import decoder, decoder_statistics, refinement, textures
 from judging.intervals import mean_interval, median_interval, resample
 from judging.ranks import rank, recall_at_k
@@ -56,8 +58,10 @@ class Options:
 @functools.cache
 def feature_of_file(path: Path) -> np.ndarray:
     """Return dlib's feature of the largest face in a picture file: float32 (128,), nan without a face or a file."""
-    picture = media.read_photo(path)
-    return np.full(128, np.nan, np.float32) if picture is None else refinement.feature_extractor(128)([picture])[0]
+    try:
+        return refinement.feature_extractor(128)([read_photo(path)])[0]
+    except Skip:
+        return np.full(128, np.nan, np.float32)
 
 
 def face_sharpness(picture: np.ndarray, landmarks: np.ndarray, reference: np.ndarray) -> float:

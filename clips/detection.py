@@ -12,9 +12,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from clips.media import PHOTOS, read_photo
+from clips.media import Frame
+from clips.photos import read_photo
 from clips.reasons import FACE_REASONS, MIN_FACE_PIXELS, Skip
-from utils import FACE_SIZE, InputError
+from utils import FACE_SIZE
 
 DETECTION_SIDE = 640  # pixels, the longer side of a frame for the detector; larger frames are made smaller
 MAX_CENTRE_DISTANCE = 1.0  # sides of the box, across and down, from the speaker's centre in the csv to the box's
@@ -63,6 +64,8 @@ def face_boxes(frame: np.ndarray, detector: str, upsampling: int) -> list[tuple[
         Boxes (top, right, bottom, left), pixels of the frame.
     """
     scale = max(1.0, max(frame.shape[:2]) / DETECTION_SIDE)
+    if min(frame.shape[:2]) < scale:  # a line, which would have no pixel left
+        return []
     if scale > 1:
         frame = cv2.resize(frame, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA)
     boxes = _face_recognition().face_locations(np.ascontiguousarray(frame), upsampling, detector)
@@ -159,19 +162,19 @@ class Found:
 
     face: np.ndarray  # uint8 (FACE_SIZE, FACE_SIZE, 3), RGB
     frame: np.ndarray  # uint8 (height, width, 3), RGB
-    second: int  # of the frame in the clip
+    second: float  # when the frame is shown, in s from the start of the clip
     box: tuple[int, int, int, int]  # top, right, bottom, left, pixels of the frame
     detector: str
 
 
-def find_face(first_frame: np.ndarray, later_frames, x: float, y: float, detector: str) -> Found:
+def find_face(first: Frame, later_frames, x: float, y: float, detector: str) -> Found:
     """Find the speaker's face: in the first frame where it is near (x, y), large and sharp enough.
 
     HOG examines each frame in its own size and then in twice its size; CNN only the clips in which HOG finds no speaker.
 
     Args:
-        first_frame: uint8 (height, width, 3), RGB.
-        later_frames: function that returns more frames, one a second; called only if they are needed.
+        first: the first frame.
+        later_frames: function that returns more Frames, one a second; called only if they are needed.
         x, y: the centre of the face, as a fraction of width and height.
         detector: "hog" or "cnn".
 
@@ -181,21 +184,21 @@ def find_face(first_frame: np.ndarray, later_frames, x: float, y: float, detecto
     later_frames = functools.cache(later_frames)
 
     def frames():
-        yield first_frame
+        yield first
         yield from later_frames()
 
     best = Skip("no-face")
     for method, upsamplings in (("hog", (0, 1)), ("cnn", (0,))):
         if method == "cnn" and (detector != "cnn" or best.reason not in ("no-face", "speaker-not-found")):
             break
-        for second, frame in enumerate(frames()):
+        for frame in frames():
             for upsampling in upsamplings:
                 try:
-                    box, face = usable_face(frame, face_boxes(frame, method, upsampling), x, y)
+                    box, face = usable_face(frame.picture, face_boxes(frame.picture, method, upsampling), x, y)
                 except Skip as skip:
                     best = max(best, skip, key=lambda skip: FACE_REASONS.index(skip.reason))
                 else:
-                    return Found(face, frame, second, box, method)
+                    return Found(face, frame.picture, frame.second, box, method)
     raise best
 
 
@@ -227,14 +230,12 @@ def faces_in_photo(path: Path) -> tuple[np.ndarray, list[tuple[int, int, int, in
         The photo, uint8 (height, width, 3), RGB; and the boxes (top, right, bottom, left), pixels, from left to right.
 
     Raises:
-        InputError: if the file is not a photo, or shows no face.
+        Skip: "unreadable" or "no-face".
     """
     photo = read_photo(path)
-    if photo is None:
-        raise InputError(f"{path}: expected a photo ({', '.join(PHOTOS)}), found no readable one")
     boxes, _ = detect_faces(photo)
     if not boxes:
-        raise InputError(f"{path}: expected a face, found none; take a photo in which the face is turned to the camera")
+        raise Skip("no-face")
     return photo, sorted(boxes, key=lambda box: box[3])
 
 

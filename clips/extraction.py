@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from clips import detection, fetch, media, workers
-from clips.reasons import Skip
-from clips.records import Line, Photo, Row
+from clips import detection, fetch, media, photos, speech, workers
+from clips.reasons import LENGTH_TOLERANCE_SECONDS, Skip
+from clips.records import Line, Row
+from utils import CLIP_SECONDS, SAMPLE_RATE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ExtractionSettings:
     detector: str  # "hog" or "cnn"
     face_model: str  # "vggface" or "dlib"
     fetching: fetch.FetchSettings
+    any_length: bool = False  # whether clips may be of another length than their rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,28 +90,43 @@ def extract_clips(rows: list[Row], settings: ExtractionSettings) -> tuple[list[E
 
 def _extract_clip(row: Row, path: Path, settings: ExtractionSettings, seconds: collections.Counter) -> Extract:
     with timed(seconds, "decode"):
-        waveform, first_frame = media.read_clip(path)
+        read = media.read_clip(path)
+        if not settings.any_length:
+            check_length(read, row)
+    with timed(seconds, "speech"):
+        speech_seconds = speech.speech_seconds(read.samples)
 
     def later_frames():
         with timed(seconds, "decode", within="detect"):
             return media.read_later_frames(path)
 
     with timed(seconds, "detect"):
-        found = detection.find_face(first_frame, later_frames, row.x, row.y, settings.detector)
-    return _extract_face(row.clip, found, waveform, settings, seconds)
+        found = detection.find_face(read.frame, later_frames, row.x, row.y, settings.detector)
+    extract = _extract_face(row.clip, found, read.samples, settings, seconds)
+    return dataclasses.replace(extract, line=dataclasses.replace(extract.line, speech_seconds=round(speech_seconds, 2)))
 
 
-def extract_photos(photos: list[Photo], settings: ExtractionSettings) -> tuple[list[Extract | Line], collections.Counter]:
+def check_length(clip: media.Clip, row: Row) -> None:
+    """Raise Skip("wrong-length") if a clip is not as long as its row, or its sound ends too early.
+
+    A clip that was cut at the key frame before its start, or not cut at all, is too long: its first 6 s are not the segment's.
+    """
+    expected, sound = row.end - row.start, len(clip.samples) / SAMPLE_RATE
+    if clip.seconds is not None and abs(clip.seconds - expected) > LENGTH_TOLERANCE_SECONDS:
+        raise Skip("wrong-length", f"expected {expected:.1f} s, found {clip.seconds:.1f} s")
+    if sound < min(expected, CLIP_SECONDS) - LENGTH_TOLERANCE_SECONDS:
+        raise Skip("wrong-length", f"expected {expected:.1f} s, found {sound:.1f} s of sound")
+
+
+def extract_photos(batch: list[photos.Photo], settings: ExtractionSettings) -> tuple[list[Extract | Line], collections.Counter]:
     """Decode photos and detect the face in each. Returns the same as `extract_clips`."""
     with _ONE_AT_A_TIME:
         workers.compute_in_one_thread()
         seconds, results = collections.Counter(), []
-        for photo in photos:
+        for photo in batch:
             try:
                 with timed(seconds, "decode"):
-                    picture = media.read_photo(photo.path)
-                    if picture is None:
-                        raise Skip("unreadable")
+                    picture = photos.read_photo(photo.path)
                 with timed(seconds, "detect"):
                     found = detection.find_photo_face(picture, settings.detector)
                 results.append(_extract_face(photo.clip, found, None, settings, seconds))
@@ -130,5 +147,7 @@ def _extract_face(
             embedding = detection.dlib_feature(found.frame, found.box)
     top, right, bottom, left = found.box
     face_pixels = bottom - top
-    line = Line(clip, "ready", "", settings.face_model, found.detector, found.second, top, right, bottom, left, face_pixels)
+    line = Line(
+        clip, "ready", "", settings.face_model, found.detector, f"{found.second:g}", top, right, bottom, left, face_pixels
+    )
     return Extract(line, found.face, portrait, landmarks, embedding, waveform)

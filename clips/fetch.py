@@ -9,9 +9,8 @@ leave half a clip, or none.
 import contextlib
 import copy
 import dataclasses
-import email.utils
-import fcntl
 import functools
+import http.cookiejar
 import io
 import logging
 import os
@@ -27,9 +26,14 @@ from pathlib import Path
 import imageio_ffmpeg
 
 import utils
+from clips import records
+from clips.failures import Failure, failure_of
+from utils import InputError
 
-# 360p is enough for a face of 224 pixels.
-FORMAT = "b[height<=360][ext=mp4]/bv*[height<=360][ext=mp4]+ba[ext=m4a]/b[height<=360]/bv*[height<=360]+ba/b/bv*+ba"
+FORMAT = "bv*+ba/b"  # one file with both, or picture and sound apart, whichever comes first in FORMAT_SORT
+# The shorter side decides, for videos may be upright: the largest up to 360 pixels, enough for a face of 224, or the smallest
+# above. Then the language of the original, one file with both picture and sound, mp4.
+FORMAT_SORT = ["res:360", "lang", "hasaud", "ext:mp4:m4a"]
 ENCODING = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-c:a", "aac", "-b:a", "128k", "-f", "mp4"]
 # YouTube throttles a connection that requests more than 10 MB at once; yt-dlp's own downloader requests chunks too.
 REQUEST_BYTES = 10 << 20
@@ -40,22 +44,9 @@ REQUEST_SLEEP_SECONDS = 0.75  # s between two requests of a session
 BACKOFF_SECONDS = (60, 240, 960, 3600)
 MAX_WAIT_SECONDS = 7200  # s, however long the site asks to wait
 UNFINISHED = ".fetch"  # folder beside the clips for unfinished downloads
-LEFTOVER_SECONDS = 86_400  # s, age at which unfinished downloads are deleted
+MAX_POSTPONED_SECONDS = 86_400  # s; a turn that is further away is a mistake: the clock was set back
 TOLERANCE_SECONDS = 0.5  # s by which a clip may be shorter than its segment
-
-# Messages of yt-dlp and ffmpeg, by the reason that they stand for; the first match counts.
-_MESSAGES = {
-    "bot-check": r"not a bot|captcha",
-    "rate-limited": r"http error 429|too many requests|try again later|rate-?limited",
-    "age-gated": r"confirm your age|age.restricted|inappropriate for some users",
-    "region": r"in your (country|region|location)|from your (country|region|location)|geo.?restrict",
-    "private": r"private video|is private|members.only|channel's members|join this channel|requires? payment|to purchase",
-    "removed": r"http error (404|410)|has been removed|no longer available|does not exist|terminated|account .*closed"
-    r"|video (is )?(unavailable|not available)",
-    "forbidden": r"http error (401|403)|forbidden",
-    "network": r"timed? ?out|connection|getaddrinfo|name resolution|failed to resolve|unreachable|proxy|tunnel|ssl|tls"
-    r"|http error 5|incomplete ?read|input/output error|prematurely|partial file|invalid data|error opening input",
-}
+PROBE_BYTES = 1 << 20  # bytes, written to find out whether the disk is full
 
 
 @functools.cache
@@ -86,13 +77,32 @@ class Segment:
     path: Path
 
 
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """Why a segment was not fetched."""
+def read_cookies(path: Path) -> str:
+    """Read a file of cookies as yt-dlp does.
 
-    reason: str  # a key of `reasons.REASONS`
-    detail: str  # one line
-    retry_after: float | None = None  # s to wait, if the site named a time
+    Returns:
+        The cookies in Netscape's format. Lines that yt-dlp cannot read are left out; a line on stderr counts them.
+
+    Raises:
+        InputError: if the file is in another format, or holds no cookie.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    jar = _yt_dlp().cookies.YoutubeDLCookieJar(io.StringIO(text))
+    found = "no cookie"
+    with contextlib.redirect_stderr(io.StringIO()) as warnings:  # yt-dlp's warnings would show the cookies
+        try:
+            jar.load()
+        except http.cookiejar.LoadError:
+            found = "JSON" if re.search(r"(?m)^\s*[\[{]", text) else "another format"
+    if not len(jar):
+        raise InputError(
+            f"{path}: expected cookies in Netscape's format, found {found}; export the cookies of your browser as cookies.txt"
+        )
+    if n_unread := warnings.getvalue().count("skipping cookie file entry"):
+        print(f"preprocess: {path}: {n_unread} of the lines are no cookies in Netscape's format, left out", file=sys.stderr)
+    with io.StringIO() as file:
+        jar.save(file)
+        return file.getvalue()
 
 
 def fetch(video_id: str, segments: list[Segment], settings: FetchSettings) -> dict[Path, Failure]:
@@ -103,8 +113,17 @@ def fetch(video_id: str, segments: list[Segment], settings: FetchSettings) -> di
     """
     failures = {}
     for backoff in (*BACKOFF_SECONDS, None):
-        started = wait_for_turn(settings)
-        failed, n_bytes = _run_session(video_id, segments, settings)
+        try:
+            folder = _new_folder(segments[0].path.parent)
+        except OSError as error:
+            return failures | dict.fromkeys([segment.path for segment in segments], _not_written(error))
+        try:
+            started = wait_for_turn(settings)
+            failed, n_bytes = _run_session(video_id, segments, settings, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process uses the folder
+                folder.parent.rmdir()
         if settings.bytes_per_second:
             postpone_turns(settings, started + n_bytes / settings.bytes_per_second)
         failures = {path: failure for path, failure in failures.items() if failure.reason != "rate-limited"} | failed
@@ -118,12 +137,23 @@ def fetch(video_id: str, segments: list[Segment], settings: FetchSettings) -> di
     return failures
 
 
+def _new_folder(videos: Path) -> Path:
+    """Make a folder for one session, beside the clips. Its name is its own, for other runs may use the same videos."""
+    while True:
+        (videos / UNFINISHED).mkdir(parents=True, exist_ok=True)
+        try:
+            return Path(tempfile.mkdtemp(dir=videos / UNFINISHED))
+        except FileNotFoundError:  # another session has just ended, and removed the folder above
+            continue
+
+
+def _not_written(error: OSError) -> Failure:
+    return Failure("not-written", f"expected a folder of clips that can be written to, found: {error}")
+
+
 def remove_leftovers(videos: Path) -> None:
     """Delete unfinished downloads of killed runs that are older than a day."""
-    for folder in (videos / UNFINISHED).glob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            if folder.stat().st_mtime < time.time() - LEFTOVER_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
+    utils.remove_leftovers(videos / UNFINISHED, "")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -136,7 +166,7 @@ def _next_turn(settings: FetchSettings):
     site = urllib.parse.urlsplit(settings.url_template).netloc
     site = re.sub(r"[^\w.]", "-", site)
     with open(Path(tempfile.gettempdir()) / f"speech2face-{os.getuid()}-{site}", "a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, even by a kill
+        records.lock(file)
         file.seek(0)
         try:
             at = float(file.read())
@@ -155,7 +185,7 @@ def wait_for_turn(settings: FetchSettings) -> float:
     while True:
         with _next_turn(settings) as (at, put):
             now = time.time()
-            if at <= now or at > now + LEFTOVER_SECONDS:  # the clock was set back
+            if at <= now or at > now + MAX_POSTPONED_SECONDS:
                 put(now + settings.sleep_seconds * random.uniform(2 / 3, 4 / 3))
                 return now
         time.sleep(at - now)
@@ -171,28 +201,26 @@ def postpone_turns(settings: FetchSettings, until: float) -> None:
 # One session.
 
 
-def _run_session(video_id: str, segments: list[Segment], settings: FetchSettings) -> tuple[dict[Path, Failure], int]:
+def _run_session(
+    video_id: str, segments: list[Segment], settings: FetchSettings, folder: Path
+) -> tuple[dict[Path, Failure], int]:
     """Fetch segments of one video. Returns the failures, by path, and the number of bytes read by ffmpeg."""
-    folder = segments[0].path.parent / UNFINISHED / f"{video_id}-{segments[0].path.stem}"
-    shutil.rmtree(folder, ignore_errors=True)  # of a killed run
-    folder.mkdir(parents=True)
     failures, n_bytes = {}, 0
-    try:
-        with _yt_dlp().YoutubeDL(_yt_dlp_options(folder, settings)) as downloader:
+    options = _yt_dlp_options(folder, settings)
+    with contextlib.ExitStack() as stack:
+        try:
+            downloader = stack.enter_context(_yt_dlp().YoutubeDL(options))
+            video = downloader.extract_info(settings.url_template.replace("{}", video_id), download=False, process=False)
+        except Exception as error:  # whatever yt-dlp raises, for a page may lead its extractors to any exception
+            return dict.fromkeys([segment.path for segment in segments], failure_of(error)), 0
+        for number, segment in enumerate(segments):
             try:
-                video = downloader.extract_info(settings.url_template.replace("{}", video_id), download=False, process=False)
-            except _yt_dlp().utils.DownloadError as error:
-                failure = _failure(error)
-                return {segment.path: failure for segment in segments}, 0
-            for number, segment in enumerate(segments):
                 failure, n_read = _fetch_segment(downloader, video, segment, folder / str(number))
-                n_bytes += n_read
-                if failure:
-                    failures[segment.path] = failure
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another process uses the folder
-            folder.parent.rmdir()
+            except OSError as error:
+                failure, n_read = _not_written(error), 0
+            n_bytes += n_read
+            if failure:
+                failures[segment.path] = failure
     return failures, n_bytes
 
 
@@ -205,6 +233,7 @@ def _yt_dlp_options(folder: Path, settings: FetchSettings) -> dict:
     log.addHandler(logging.NullHandler())
     return {
         "format": FORMAT,
+        "format_sort": FORMAT_SORT,
         "paths": {"home": str(folder)},
         "force_keyframes_at_cuts": True,  # re-encode from the exact start, not from the key frame before it
         "ffmpeg_location": ffmpeg,
@@ -231,6 +260,8 @@ def _yt_dlp_options(folder: Path, settings: FetchSettings) -> dict:
 
 def _fetch_segment(downloader, video: dict, segment: Segment, folder: Path) -> tuple[Failure | None, int]:
     """Fetch one segment, using `folder`. Returns the failure, or None, and the number of bytes read by ffmpeg."""
+    if video.get("live_status") in ("is_live", "is_upcoming", "post_live"):  # its times are not those of the recording yet
+        return Failure("upcoming", f"expected a recording, found the status {video['live_status']}"), 0
     end = min(segment.end, video.get("duration") or segment.end)
     if segment.start >= end:
         return Failure("bad-row", f"expected a segment of the video, which ends at {end:.1f} s"), 0
@@ -241,21 +272,24 @@ def _fetch_segment(downloader, video: dict, segment: Segment, folder: Path) -> t
     with utils.stderr_to(log_path):
         try:
             downloader.process_ie_result(copy.deepcopy(video), download=True)
-        except _yt_dlp().utils.DownloadError as error:
+        except Exception as error:  # as above
             problem = error
-    log = log_path.read_text(errors="replace")
+    log = log_path.read_text(encoding="utf-8", errors="replace")
     n_bytes = sum(map(int, re.findall(r"Statistics: (\d+) bytes read", log)))
-    if problem:
-        return _failure(problem, log), n_bytes
     files = [file for file in folder.iterdir() if file != log_path]
-    seconds = _video_seconds(files[0]) if len(files) == 1 else 0
-    if seconds < end - segment.start - TOLERANCE_SECONDS:
-        failure = _failure(None, log)
+    seconds = _video_seconds(files[0]) if len(files) == 1 and not problem else 0
+    if not problem and seconds >= end - segment.start - TOLERANCE_SECONDS:
+        os.replace(files[0], segment.path)
+        return None, n_bytes
+    (folder / "probe").write_bytes(
+        bytes(PROBE_BYTES)
+    )  # raises OSError if the disk is full, of which ffmpeg's log may say nothing
+    failure = failure_of(problem, log, str(folder))
+    if not problem:
         reason = "network" if failure.reason == "not-fetched" else failure.reason
         detail = f"expected {end - segment.start:.1f} s of video, found {seconds:.1f} s. {failure.detail}"
-        return Failure(reason, detail.strip(), failure.retry_after), n_bytes
-    os.replace(files[0], segment.path)
-    return None, n_bytes
+        failure = dataclasses.replace(failure, reason=reason, detail=detail.strip())
+    return failure, n_bytes
 
 
 def _video_seconds(path: Path) -> float:
@@ -264,39 +298,3 @@ def _video_seconds(path: Path) -> float:
         return imageio_ffmpeg.count_frames_and_secs(str(path))[1]
     except RuntimeError:
         return 0.0
-
-
-def _failure(error, log: str = "") -> Failure:
-    """Read off yt-dlp's error, or None, and ffmpeg's log why a segment was not fetched."""
-    lines = [
-        line for line in log.splitlines() if re.search(r"(?i)(?<!decode )error|fail|invalid|premature|timed out|partial", line)
-    ]
-    texts = [str(error).removeprefix("ERROR: ")] if error else []
-    texts = [_yt_dlp().utils.remove_terminal_sequences(text) for text in texts + lines]
-    texts = [re.sub(r"^\[[^]]*@ 0x[0-9a-f]+\] |; please report this issue.*|ERROR: ", "", text) for text in texts]
-    text = " | ".join(dict.fromkeys(texts))
-    return Failure(reason_of(text), " ".join(text.split())[:500], _retry_after(error))
-
-
-def reason_of(text: str) -> str:
-    """Return the reason, a key of `reasons.REASONS`, for a message of yt-dlp or ffmpeg."""
-    text = text.replace("\u2019", "'")
-    if re.search(r"(?i)incomplete youtube id", text):
-        return "bad-row"
-    return next((reason for reason, words in _MESSAGES.items() if re.search(f"(?i){words}", text)), "not-fetched")
-
-
-def _retry_after(error) -> float | None:
-    """Return the s that a server asks to wait, by the header Retry-After in yt-dlp's error, which may be None."""
-    while error is not None:
-        headers = getattr(getattr(error, "response", None), "headers", {})
-        if value := headers.get("Retry-After"):
-            if value.isdigit():
-                return float(value)
-            try:
-                return max(1.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-            except ValueError:
-                return None
-        wrapped = getattr(error, "exc_info", None)
-        error = getattr(error, "cause", None) or (wrapped[1] if wrapped else None)
-    return None

@@ -1,9 +1,14 @@
-"""Read media files: the sound and the frames of a clip, by ffmpeg; photos and face crops, by OpenCV.
+"""Read clips by ffmpeg: the sound as mono; the frames upright, with square pixels, in standard dynamic range.
+
+How a file is read depends on what ffmpeg reports of its tracks: the track that players take, one channel where the mean of the
+channels cancels, tone mapping for HDR. Damaged frames are passed over.
 
 Never imports TensorFlow: the worker processes of preprocess.py import this.
 """
 
 import concurrent.futures
+import dataclasses
+import math
 import os
 import re
 import subprocess
@@ -18,77 +23,323 @@ from clips.reasons import Skip
 from utils import CLIP_SAMPLES, CLIP_SECONDS, SAMPLE_RATE, InputError
 
 DECODING_SECONDS = 60  # s that ffmpeg may take for a clip
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+LONGEST_SECONDS = 86_400  # s of a file that are searched for its end
+
+# Codecs of floats that are not lossy: nothing but a mistake in the scale takes these above full scale.
+LOSSLESS_FLOAT = r"pcm_f\d\d|wavpack"
+# Of full scale. A lossy codec overshoots (by 1.46 at most in 713 clips), and players clip; beyond this the scale is wrong too.
+MAX_OVERSHOOT = 2.0
+# Where channels cancel, their mean is softer than the loudest channel by more than this many dB: for two channels, and for
+# more. (A voice in one channel alone is 6 dB softer in the mean of two, and 11 to 19 dB in ffmpeg's mix of more.)
+CANCELLED_DB, CANCELLED_DB_OF_MANY = 10.0, 20.0
+CANCELLED_SHARE = 0.1  # of the loudest channel's energy, above which that channel replaces the mean
+BANDS = (150, 300, 1000, 3000, 8000)  # Hz: cancellation is judged in each band, in blocks of BLOCK windows of WINDOW_SAMPLES
+BLOCK, WINDOW_SAMPLES = 16, 512
+
+MAX_PIXEL_ASPECT = 5  # pixels wider or higher than that are a mistake in the file, and taken for square
+# To standard dynamic range; reference white is 203 cd/m2. Source: ITU-R BT.2408.
+TONE_MAPPING = "zscale=t=linear:npl=203,format=gbrpf32le,zscale=p=709,tonemap=mobius,zscale=t=709:m=709:r=tv,"
+# What ffmpeg says of damage: of a frame or packet of the video track, or, in the decoder's own words, of what it predicts from.
+DAMAGE = r"vist#.*(corrupt decoded frame|[Ee]rror)|.*(concealing \d|Could not find ref|issing reference|picture missing)"
+FIRST_FRAME = "isnan(prev_selected_t)"  # expressions of ffmpeg's filter `select`
+ONE_A_SECOND = "gte(t,1)*(isnan(prev_selected_t)+gte(t-prev_selected_t,1))"
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """A frame of a clip."""
+
+    second: float  # when it is shown, in s from the start of the clip
+    picture: np.ndarray  # uint8 (height, width, 3), RGB
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """The start of a clip."""
+
+    samples: np.ndarray  # int16 (samples,), mono at SAMPLE_RATE, at most CLIP_SAMPLES
+    frame: Frame  # the first one that is not damaged
+    seconds: float | None  # length of the whole file; None if the file does not say
+
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Sound and frames.
+# ffmpeg, and what it reports on a file.
 
 
-def start_ffmpeg(path: Path, *outputs, pass_fds=(), seconds: float = CLIP_SECONDS) -> subprocess.Popen:
-    """Start ffmpeg on the first `seconds` of a file. `outputs` are the arguments after the input."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-t", str(seconds), "-i", str(path), *outputs]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=pass_fds)
+@dataclasses.dataclass(frozen=True)
+class _Decoded:
+    """The output of one ffmpeg process."""
+
+    frames: list[Frame]
+    mono: np.ndarray  # int16 (samples,): ffmpeg's mix of all channels
+    channels: np.ndarray  # float32 (samples, channels)
+    log: str  # on the file, its tracks, and each frame
 
 
-def communicate(process: subprocess.Popen) -> tuple[bytes, bytes]:
-    """Return all that ffmpeg writes to stdout and stderr. Raises Skip("unreadable") after DECODING_SECONDS."""
-    try:
-        return process.communicate(timeout=DECODING_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise Skip("unreadable", f"ffmpeg did not finish within {DECODING_SECONDS} s") from None
+def _run(path: Path, seconds: float, *outputs, before=(), pipes=()) -> tuple[list[bytes], str]:
+    """Run ffmpeg on the first `seconds` of a file.
 
-
-_PICTURES = ("-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1")
-
-
-def _parse_pictures(content: bytes) -> np.ndarray:
-    """Return the pictures, all of one size, of a PPM stream: uint8 (n, height, width, 3), RGB."""
-    header = re.match(rb"P6\n(\d+) (\d+)\n255\n", content)
-    if not header:
-        raise Skip("unreadable")
-    width, height = map(int, header.groups())
-    size = header.end() + width * height * 3
-    pictures = np.frombuffer(content, np.uint8, len(content) // size * size).reshape(-1, size)
-    return pictures[:, header.end() :].reshape(-1, height, width, 3)
-
-
-def read_clip(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Decode the first 6 s of a clip's sound, and its first frame, in one ffmpeg process.
+    Args:
+        outputs: arguments after the input.
+        before: arguments before the input.
+        pipes: file descriptors of os.pipe, (read, write), that the outputs write to besides stdout.
 
     Returns:
-        The sound, int16 (samples,), mono at SAMPLE_RATE, at most CLIP_SAMPLES; the frame, uint8 (height, width, 3), RGB.
+        What is written to stdout and to each pipe, and the log. ffmpeg's exit code says little: it conceals damage.
+
+    Raises:
+        Skip: "unreadable" after DECODING_SECONDS.
+    """
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostats", "-nostdin", *before]
+    # With "file:", because a name that holds a colon would be taken for an address.
+    command += ["-t", str(seconds), "-i", f"file:{Path(path).absolute()}", *outputs]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[write for _, write in pipes])
+    for _, write in pipes:
+        os.close(write)
+    with concurrent.futures.ThreadPoolExecutor(max(1, len(pipes))) as readers:
+        readings = [readers.submit(_read_all, read) for read, _ in pipes]
+        try:
+            stdout, log = process.communicate(timeout=DECODING_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise Skip("unreadable", f"ffmpeg did not finish within {DECODING_SECONDS} s") from None
+        contents = [stdout, *(reading.result() for reading in readings)]
+    return contents, log.decode(errors="replace")
+
+
+def _read_all(descriptor: int) -> bytes:
+    with open(descriptor, "rb") as pipe:
+        return pipe.read()
+
+
+def _tracks(log: str, kind: str) -> list[str]:
+    """Return ffmpeg's descriptions of a file's tracks. `kind`: "Audio", or "Video", of which cover pictures do not count."""
+    of_input = re.split(r"^(?:Stream mapping:|Output #0)", log, maxsplit=1, flags=re.MULTILINE)[0]
+    tracks = re.findall(rf"^  Stream #0:\d.*?: {kind}: (.*)$", of_input, re.MULTILINE)
+    return [track for track in tracks if "(attached pic)" not in track and "(timed thumbnails)" not in track]
+
+
+def _order(tracks: list[str]) -> list[int]:
+    """Return the numbers of tracks, the one that players take first: the first one flagged as default, or else the first."""
+    return sorted(range(len(tracks)), key=lambda number: "(default)" not in tracks[number])
+
+
+def _file_seconds(path: Path, log: str) -> float | None:
+    """Return the length of a file; ffmpeg goes through the file where the header has none."""
+    clock = r"(\d+):(\d\d):(\d\d\.\d+)"
+    times = re.findall(f"^  Duration: {clock}", log, re.MULTILINE)
+    if not times or "Estimating duration" in log:
+        copying = ("-map", "0:V?", "-map", "0:a?", "-c", "copy", "-f", "null", "-stats", "-")
+        times = re.findall(f"time={clock}", _run(path, LONGEST_SECONDS, *copying)[1])
+    if not times:
+        return None
+    hours, minutes, seconds = map(float, times[-1])
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _decode(path: Path, seconds: float, select=None, video=0, tone_mapping="", audio=None, gain=1.0) -> _Decoded:
+    """Decode frames, sound, or both in one ffmpeg process.
+
+    Args:
+        seconds: decoded from the start of the file.
+        select: expression of ffmpeg's filter of that name for the frames; None for no frames.
+        video, audio: numbers of the tracks; audio is None for no sound.
+        tone_mapping: filters, each with a comma after it.
+        gain: factor of the sound.
+    """
+    outputs, pipes = [], []
+    if select:
+        aspect = f"if(between(sar,1/{MAX_PIXEL_ASPECT},{MAX_PIXEL_ASPECT}),sar,1)"
+        scale = f"scale=w='round(iw*max(1,{aspect}))':h='round(ih*max(1,1/({aspect})))',setsar=1"
+        filters = f"select='{select}',{tone_mapping}{scale},format=rgb24,showinfo=checksum=0"
+        outputs += ["-map", f"0:V:{video}", "-vf", filters, "-fps_mode", "passthrough"]
+        outputs += ["-noautoscale"]  # otherwise frames of another size would be stretched to the first one's
+        outputs += ["-frames:v", "1"] if select == FIRST_FRAME else []
+        outputs += ["-c:v", "rawvideo", "-f", "rawvideo", "pipe:1"]
+    if audio is not None:
+        pipes = [os.pipe(), os.pipe()]
+        scaled = ["-af", f"volume={gain!r}:precision=double"] if gain != 1 else []
+        sound = ["-map", f"0:a:{audio}", *scaled, "-ar", str(SAMPLE_RATE)]
+        outputs += [*sound, "-ac", "1", "-f", "s16le", f"pipe:{pipes[0][1]}"]
+        outputs += [*sound, "-f", "f32le", f"pipe:{pipes[1][1]}"]
+    (pictures, *sounds), log = _run(path, seconds, *outputs, pipes=pipes)
+    mono, channels = np.empty(0, np.int16), np.empty((0, 1), np.float32)
+    if sounds and (n := len(sounds[0]) // 2):
+        mono = np.frombuffer(sounds[0], "<i2", n)
+        channels = np.frombuffer(sounds[1], "<f4", len(sounds[1]) // 4 // n * n).reshape(n, -1)
+    return _Decoded(_cut_frames(pictures, log), mono, channels, log)
+
+
+def _cut_frames(content: bytes, log: str) -> list[Frame]:
+    """Cut ffmpeg's raw frames apart, each in the size that the filter `showinfo` reports."""
+    frames, at = [], 0
+    for second, width, height in re.findall(r"^\[Parsed_showinfo\S* @ .*? pts_time:(\S+) .* s:(\d+)x(\d+) ", log, re.MULTILINE):
+        shape = int(height), int(width), 3
+        if (end := at + shape[0] * shape[1] * 3) > len(content):
+            break
+        frames.append(Frame(round(float(second), 2), np.frombuffer(content[at:end], np.uint8).reshape(shape)))
+        at = end
+    return frames
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Frames.
+
+
+def _is_damaged(log: str) -> bool:
+    """Tell whether ffmpeg reports damage in frames: it conceals damage, or drops the frame, and still reports success."""
+    return re.search(f"^\\[({DAMAGE})", log, re.MULTILINE) is not None
+
+
+def _intact_stretches(path: Path, video: int) -> list[tuple[float, float]]:
+    """Return from when to when, in s, the frames of a clip are intact.
+
+    A damaged frame spoils the frames after it, which are predicted from it, up to the next key frame.
+    """
+    to_nothing = ("-map", f"0:V:{video}", "-f", "null", "-")
+    _, log = _run(path, CLIP_SECONDS, *to_nothing, before=("-debug_ts", "-threads", "1"))  # in the order of the file
+    stretches, spoiled, corrupt, continues = [], True, False, False
+    for line in log.splitlines():
+        if _is_damaged(line):
+            spoiled, corrupt = True, "corrupt decoded frame" in line  # of the next frame in the log
+        elif found := re.search(r"decoder -> .*\bpts_time:(\S+) .*\bkeyframe:([01])", line):
+            second, is_key = float(found[1]), found[2] == "1"
+            spoiled = corrupt or (spoiled and not is_key)
+            corrupt = False
+            if not spoiled:
+                first = stretches.pop()[0] if continues else second
+                stretches.append((first, second))
+            continues = not spoiled
+    return stretches
+
+
+def _frames(path: Path, decoded: _Decoded, select: str) -> list[Frame]:
+    """Return the frames that an expression selects, decoded again where what ffmpeg reported asks for it.
+
+    Args:
+        decoded: by `_decode` with this expression, from the first track, without tone mapping.
+    """
+    tracks = _tracks(decoded.log, "Video")
+    if not tracks:
+        return decoded.frames
+    video, tone_mapping = _order(tracks)[0], ""
+    if tags := re.search(r"[^(,]*\b(smpte2084|arib-std-b67)\b", tracks[video]):  # PQ or HLG
+        untagged = "setparams=colorspace=bt2020nc:color_primaries=bt2020," if "unknown" in tags[0] else ""
+        tone_mapping = untagged + TONE_MAPPING
+    if video or tone_mapping:
+        decoded = _decode(path, CLIP_SECONDS, select, video, tone_mapping)
+    if not _is_damaged(decoded.log):
+        return decoded.frames
+    stretches = _intact_stretches(path, video)
+    if not stretches:
+        return []
+    intact = "+".join(f"between(t,{first - 0.001:.6f},{last + 0.001:.6f})" for first, last in stretches)
+    return _decode(path, CLIP_SECONDS, f"({intact})*({select})", video, tone_mapping).frames
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Sound.
+
+
+def _sound(path: Path, seconds: float, decoded: _Decoded) -> np.ndarray:
+    """Return the sound of the track that players take, or of the first one after it that holds any.
+
+    Args:
+        decoded: by `_decode`, of the first track.
+
+    Returns:
+        int16 (samples,), mono at SAMPLE_RATE.
 
     Raises:
         Skip: "no-sound" without a sound track, "unreadable".
     """
-    sound_in, sound_out = os.pipe()
-    sound = ("-map", "0:a:0", "-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "s16le", f"pipe:{sound_out}")
-    process = start_ffmpeg(path, "-map", "0:v:0", "-frames:v", "1", *_PICTURES, *sound, pass_fds=[sound_out])
-    os.close(sound_out)
-    with open(sound_in, "rb") as pipe, concurrent.futures.ThreadPoolExecutor(1) as reader:
-        reading = reader.submit(pipe.read)
-        pictures, errors = communicate(process)
-        samples = reading.result()
-    if b"value '0:a:0' for option 'map'" in errors:
+    tracks = _tracks(decoded.log, "Audio")
+    if not tracks and _tracks(decoded.log, "Video"):
         raise Skip("no-sound")
-    samples = np.frombuffer(samples, "<i2", len(samples) // 2)[:CLIP_SAMPLES]
-    pictures = _parse_pictures(pictures)
-    if process.returncode != 0 or len(samples) == 0 or len(pictures) == 0:
-        raise Skip("unreadable", errors.decode(errors="replace")[-200:])
-    return samples, pictures[0]
+    for audio in _order(tracks):
+        of_track = decoded if audio == 0 else _decode(path, seconds, audio=audio)
+        if len(of_track.mono):
+            break
+    else:
+        raise Skip("unreadable", _last_line(decoded.log))
+    peak = float(np.abs(of_track.channels).max())
+    if not math.isfinite(peak):
+        raise Skip("unreadable", "expected finite samples, found nan or inf")
+    if peak > (1.0 if re.match(LOSSLESS_FLOAT, tracks[audio]) else MAX_OVERSHOOT):
+        of_track = _decode(path, seconds, audio=audio, gain=1 / peak)
+    return mono_of(of_track.mono, of_track.channels)
 
 
-def read_later_frames(path: Path) -> np.ndarray:
-    """Decode a clip's frames after the first: one a second, from 1 s up to 6 s.
+def mono_of(mix: np.ndarray, channels: np.ndarray) -> np.ndarray:
+    """Return the mix of several channels or, where they cancel in it, the loudest channel.
+
+    Args:
+        mix: int16 (samples,).
+        channels: float32 (samples, channels), in [-1, 1].
 
     Returns:
-        uint8 (n, height, width, 3), RGB; n may be 0.
+        int16 (samples,).
     """
-    one_a_second = "select='gte(t,1)*(isnan(prev_selected_t)+gte(t-prev_selected_t,1))'"
-    content, _ = communicate(start_ffmpeg(path, "-map", "0:v:0", "-vf", one_a_second, "-fps_mode", "vfr", *_PICTURES))
-    return _parse_pictures(content) if content else np.empty((0, 1, 1, 3), np.uint8)
+    n_channels = channels.shape[1]
+    n_blocks = len(mix) // (BLOCK * WINDOW_SAMPLES)
+    if n_channels == 1 or n_blocks == 0:
+        return mix
+    sounds = np.column_stack([mix / np.float32(32768), channels])[: n_blocks * BLOCK * WINDOW_SAMPLES]
+    windows = sounds.reshape(n_blocks * BLOCK, WINDOW_SAMPLES, -1) * np.hanning(WINDOW_SAMPLES)[:, None]
+    power = np.square(np.abs(np.fft.rfft(windows, axis=1)))  # (n_blocks * BLOCK, bins, 1 + channels)
+    edges = np.searchsorted(np.fft.rfftfreq(WINDOW_SAMPLES, 1 / SAMPLE_RATE), BANDS)
+    power = np.add.reduceat(power, edges[:-1], axis=1).reshape(n_blocks, BLOCK, len(edges) - 1, -1).sum(axis=1)
+    loudest = power[..., 1:].sum(axis=(0, 1)).argmax()
+    of_mix, of_loudest = power[..., 0], power[..., 1 + loudest]  # (n_blocks, bands)
+    below = CANCELLED_DB if n_channels == 2 else CANCELLED_DB_OF_MANY
+    cancelled = of_loudest[of_mix < of_loudest * 10 ** (-below / 10)].sum()
+    if cancelled <= CANCELLED_SHARE * of_loudest.sum():
+        return mix
+    return np.clip(np.rint(channels[:, loudest] * 32768), -32768, 32767).astype(np.int16)
+
+
+def _last_line(log: str) -> str:
+    """Return the last line that ffmpeg wrote, for a detail."""
+    return (log.strip().splitlines() or [""])[-1][-200:]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Clips and recordings.
+
+
+def read_clip(path: Path) -> Clip:
+    """Decode the first 6 s of a clip's sound, and its first intact frame; nearly always in one ffmpeg process.
+
+    Raises:
+        Skip: "no-sound" without a sound track, "unreadable".
+    """
+    decoded = _decode(path, CLIP_SECONDS, FIRST_FRAME, audio=0)
+    if not _tracks(decoded.log, "Video"):
+        raise Skip("unreadable", _last_line(decoded.log))
+    samples = _sound(path, CLIP_SECONDS, decoded)[:CLIP_SAMPLES]
+    frames = _frames(path, decoded, FIRST_FRAME)
+    if not frames:
+        damaged = _is_damaged(decoded.log)
+        raise Skip("unreadable", "expected an intact frame, found only damaged ones" if damaged else _last_line(decoded.log))
+    return Clip(samples, frames[0], _file_seconds(path, decoded.log))
+
+
+def read_later_frames(path: Path) -> list[Frame]:
+    """Decode a clip's intact frames after the first: one a second, from 1 s up to 6 s. There may be none."""
+    return _frames(path, _decode(path, CLIP_SECONDS, ONE_A_SECOND), ONE_A_SECOND)
+
+
+def read_sound(path: Path, seconds: float) -> np.ndarray:
+    """Decode the first `seconds` of the sound of a file, of any format known to ffmpeg.
+
+    Returns:
+        int16 (samples,), mono at SAMPLE_RATE.
+
+    Raises:
+        Skip: "no-sound" of a video without a sound track, "unreadable".
+    """
+    return _sound(path, seconds, _decode(path, seconds, audio=0))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -110,15 +361,3 @@ def _read_jpeg(path: Path) -> np.ndarray:
     if image is None:
         raise InputError(f"{path}: expected a JPEG, found something else; delete it, rerun preprocess.py")
     return image[..., ::-1]
-
-
-def read_photo(path: Path) -> np.ndarray | None:
-    """Read a photo in any format of PHOTOS, turned upright. Returns uint8 (height, width, 3), RGB; None if unreadable."""
-    image = cv2.imread(str(path))
-    return None if image is None else np.ascontiguousarray(image[..., ::-1])
-
-
-def photos_under(folder: Path) -> list[Path]:
-    """Return the photos in a folder and its subfolders, sorted, without hidden files and folders."""
-    photos = (path for path in folder.rglob("*") if path.suffix.lower() in PHOTOS)
-    return sorted(path for path in photos if not any(part.startswith(".") for part in path.relative_to(folder).parts))

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -19,18 +18,18 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from clips import feature_files, fetch, recordings, workers
+from clips import feature_files, fetch, workers
 from clips.extraction import Extract, ExtractionSettings, timed
-from clips.reasons import MIN_SPEECH_SECONDS
-from clips.records import Line, append_lines, manifest_path
+from clips.records import FILES, Line, append_lines, manifest_path
 from clips.sources import Source, counted
-from utils import CLIP_SAMPLES, InputError, save_bytes
+from utils import CLIP_SAMPLES, InputError, remove_leftovers, save_bytes
 
 BATCH = 8  # clips per pass of the networks
 TASKS_PER_WORKER = 8  # submitted at a time for each worker, which bounds the memory
 BATCH_SECONDS = 10  # s, about, that a clip waits at most for its batch to fill
 REPORT_SECONDS = 60  # s between two lines of progress where stderr is no terminal
-STAGES = ("fetch", "decode", "detect", "landmarks", "spectrogram", "embed", "write")  # whose durations are reported
+NEARLY_ALL = 0.8  # share of clips of the wrong length, from which on the csv rather than the clips may be wrong
+STAGES = ("fetch", "decode", "speech", "detect", "landmarks", "spectrogram", "embed", "write")  # whose durations are reported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +52,9 @@ def finish(batch: list[Extract], data: Path, networks: concurrent.futures.Future
     """
     compute, durations = networks.result(), collections.Counter()
     filled = (batch * BATCH)[:BATCH]  # always BATCH rows: with another number the last bit may round differently
-    spectrograms, speech = [None] * BATCH, [math.inf] * BATCH
+    spectrograms = [None] * BATCH
     if batch[0].waveform is not None:
         with timed(durations, "spectrogram"):
-            speech = [recordings.speech_seconds(extract.waveform) for extract in batch]
             waveforms = np.stack([np.resize(extract.waveform, CLIP_SAMPLES) for extract in filled])  # shorter ones repeated
             waveforms = waveforms.astype(np.float32) / 32768  # (BATCH, CLIP_SAMPLES)
             spectrograms = compute.spectrogram(waveforms).astype(np.float16)  # (BATCH, N_FRAMES, N_BINS, 2)
@@ -66,11 +64,8 @@ def finish(batch: list[Extract], data: Path, networks: concurrent.futures.Future
             embeddings = compute.embed(np.stack([extract.face for extract in filled]))  # (BATCH, D)
     lines = []
     with timed(durations, "write"):
-        for extract, seconds, spectrogram, embedding in zip(batch, speech, spectrograms, embeddings):
+        for extract, spectrogram, embedding in zip(batch, spectrograms, embeddings):
             clip = extract.line.clip
-            if seconds < MIN_SPEECH_SECONDS:
-                lines.append(Line(clip, "silent", f"{seconds:.2f} s", extract.line.face_model, extract.line.detector))
-                continue
             sizes = {
                 "embedding_bytes": feature_files.save_array(feature_files.embedding_path(data, clip), embedding),
                 "face_bytes": save_bytes(feature_files.face_path(data, clip), jpeg(extract.face)),
@@ -79,7 +74,6 @@ def finish(batch: list[Extract], data: Path, networks: concurrent.futures.Future
             }
             if spectrogram is not None:
                 sizes["spectrogram_bytes"] = feature_files.save_array(feature_files.spectrogram_path(data, clip), spectrogram)
-                sizes["speech_seconds"] = round(seconds, 2)
             lines.append(dataclasses.replace(extract.line, **sizes))
     return lines, durations
 
@@ -204,6 +198,8 @@ def _run(source: Source, data: Path, settings: ExtractionSettings, load, start, 
         shares = ", ".join(f"{stage} {durations[stage] / durations.total():.0%}" for stage in STAGES)
         made, seconds = counted(counts["ready"] - n_before, source.product), time.perf_counter() - started
         print(f"preprocess: {made} in {seconds:.1f} s; share of the work: {shares}", file=sys.stderr)
+    for path_of in FILES.values():  # at the end, for the folders may be large
+        remove_leftovers(path_of(data, "").parent)
     return _summarise(source, data, counts, n_before, bot_check)
 
 
@@ -218,6 +214,13 @@ def _summarise(source: Source, data: Path, counts: collections.Counter, n_before
         + (f" ({reasons})" if reasons else "")
         + (f", {not_reached} not reached" if not_reached else "")
     )
+    if n_wrong := counts["wrong-length"]:
+        advice = "to fetch them again, delete them and pass --retry wrong-length"
+        if n_wrong >= NEARLY_ALL * (n_wrong + counts["ready"]):
+            advice = "if clips of another length are right for this csv, pass --any-length"
+        print(f"preprocess: {counted(n_wrong, 'clip')} not as long as the csv says, and left out; {advice}", file=sys.stderr)
+    for note in source.notes:
+        print(f"preprocess: {note}", file=sys.stderr)
     if bot_check:
         raise InputError(
             f"{bot_check.clip}: expected a video, found the question whether you are a robot; wait some hours, or pass the "

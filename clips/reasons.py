@@ -3,7 +3,8 @@
 from utils import CLIP_SECONDS
 
 SILENCE_DB = 60  # dB below full scale: quieter sound is silence
-MIN_SPEECH_SECONDS = 0.5  # s of a clip that must be louder than silence
+MIN_SOUND_SECONDS = 0.5  # s of a clip that must be louder than silence
+LENGTH_TOLERANCE_SECONDS = 0.5  # s by which a clip may be longer or shorter than its row
 MIN_FACE_PIXELS = 40  # pixels, side of the detector's box in the frame: the crop has 224
 
 REASONS = {
@@ -14,12 +15,17 @@ REASONS = {
     "region": "blocked in this country: pass --proxy",
     "private": "not public: private, for members only, or for payment",
     "removed": "taken down by its owner or the site, or never existed (HTTP 404, 410)",
+    "upcoming": "a premiere or live event that has not begun or not ended yet",
     "forbidden": "the server refused (HTTP 401, 403): most often yt-dlp is out of date",
     "network": "the connection failed, stalled or broke off",
     "not-fetched": "yt-dlp failed in another way, named in the detail: most often yt-dlp is out of date",
-    "unreadable": "the file holds no readable picture, or no readable sound",
+    "not-written": "the folder of clips cannot be written to, or the disk is full",
+    "unreadable": "the file holds no readable sound, or no picture that is readable, whole and undamaged",
+    "wrong-length": f"the clip is longer or shorter than its row by more than {LENGTH_TOLERANCE_SECONDS} s: it was cut "
+    "elsewhere, not cut, or cut off; see --any-length",
     "no-sound": "the clip has no sound track",
-    "silent": f"less than {MIN_SPEECH_SECONDS} s of the sound is louder than -{SILENCE_DB} dB of full scale",
+    "silent": f"less than {MIN_SOUND_SECONDS} s of the sound is louder than -{SILENCE_DB} dB of full scale",
+    "no-speech": "the sound is noise, a tone, hum or music: no voice is found in it",
     "no-face": f"no face in the frames examined, one a second over {CLIP_SECONDS} s, or in the photo",
     "speaker-not-found": "there are faces, but none near the centre given in the csv",
     "face-too-small": f"the speaker's face is less than {MIN_FACE_PIXELS} pixels high",
@@ -27,7 +33,7 @@ REASONS = {
     "crashed": "the worker process died twice while working on this clip",
 }
 # Temporary reasons: a later run tries these clips again. All others are final, unless --retry names them.
-RETRIED = ("bot-check", "rate-limited", "forbidden", "network", "not-fetched", "crashed")
+RETRIED = ("bot-check", "rate-limited", "forbidden", "network", "not-fetched", "upcoming", "not-written", "crashed")
 # Reasons given by face detection, by progress: the last one that a clip reaches is reported.
 FACE_REASONS = ("no-face", "speaker-not-found", "face-too-small", "face-blurred")
 

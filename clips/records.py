@@ -1,7 +1,8 @@
-"""The records of preprocessing: the rows of AVSpeech's csv, the photos in a folder, and the lines of the manifest."""
+"""The records of preprocessing: the rows of AVSpeech's csv, and the lines of the manifest."""
 
 import csv
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import math
@@ -14,11 +15,10 @@ import numpy as np
 import pandas as pd
 
 import utils
-from clips import feature_files, media
+from clips import dialects, feature_files
 from clips.reasons import REASONS
 from utils import FEATURE_SIZE, InputError
 
-MAX_NAME_BYTES = 100  # of a person's name and of a photo's: together they become a file name
 COLUMNS = ("video_id", "start", "end", "x", "y")
 
 # What is wrong with a row, for the detail in the manifest; the first entry is for rows without a problem.
@@ -28,6 +28,20 @@ PROBLEMS = (
     "expected 0 <= start < end, in s",
     "expected a face centre in [0, 1], as a fraction of width and height",
     "expected five values, found more",
+    "expected an id, found what a spreadsheet makes of one, such as 1.23E+16 or #NAME?",
+    "expected numbers, found what a spreadsheet makes of one, such as a date or 1.234.567",
+)
+_TOO_LONG, _SPREADSHEET_ID, _SPREADSHEET_NUMBER = 4, 5, 6  # positions in PROBLEMS
+# What spreadsheets make of ids such as 1234567E-10 and -1nRm4tQL0A, and of times such as 11.05 and 1234.567.
+DAMAGED_ID = r"#\S+[?!]|#N/\w+|[+-]?\d([.,]\d+)?E[+-]\d{2,3}"
+DAMAGED_NUMBER = "|".join(
+    (
+        r"#.+",
+        r"\d{1,3}([.,]\d{3}){2,}",  # 1.234.567
+        r"\d{1,2}[./-] ?(\d{1,2}|[^\W\d]{3,9})\.?([./ -]+\d{2,4})?",  # 24/07, 24. Jul, 11.05.2025
+        r"[^\W\d]{3,9}[. -]+\d{1,4}",  # Nov-11
+        r"\d{4}-\d\d-\d\d.*",
+    )
 )
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -57,19 +71,22 @@ def read_rows(path: Path, limit: int | None = None) -> tuple[list[str], pd.DataF
         InputError: if the file is not a csv of five columns.
     """
     expected = f"{path}: expected a csv of five columns, {', '.join(COLUMNS)}"
+    dialect = dialects.dialect_of(path)
     ids, chunks, n_lines = {}, [], 0
     try:
         reader = pd.read_csv(
             path,
             header=None,
-            dtype={0: object},  # text; a column of numbers only is read as numbers
+            sep=dialect.separator,
+            decimal=dialect.decimal,
+            dtype={int(dialect.indexed): object},  # text; a column of numbers only is read as numbers
             keep_default_na=False,
             quoting=csv.QUOTE_NONE,
             on_bad_lines="warn",  # a line with too many values; missing values become empty ones
             skip_blank_lines=False,
             nrows=limit,
             chunksize=1_000_000,
-            encoding="utf-8-sig",
+            encoding=dialect.encoding,
             encoding_errors="replace",
         )
         while True:
@@ -79,6 +96,7 @@ def read_rows(path: Path, limit: int | None = None) -> tuple[list[str], pd.DataF
                 chunk = next(reader, None)
             if chunk is None:
                 break
+            chunk = chunk.iloc[:, int(dialect.indexed) :]
             if chunk.shape[1] != len(COLUMNS):
                 raise InputError(f"{expected}, found {chunk.shape[1]}; pass another --csv")
             chunk.columns = COLUMNS
@@ -86,66 +104,59 @@ def read_rows(path: Path, limit: int | None = None) -> tuple[list[str], pd.DataF
             lines = np.arange(n_lines + 1, n_lines + 1 + len(chunk) + len(too_long))
             lines, n_lines = np.delete(lines, np.array(too_long, int) - n_lines - 1), n_lines + len(lines)
             codes, names = pd.factorize(chunk.video_id.fillna(""))
-            video = np.array([ids.setdefault(name, len(ids)) for name in names.tolist()], np.int32)[codes]
-            numbers = {column: pd.to_numeric(chunk[column], errors="coerce").astype(float) for column in COLUMNS[1:]}
-            blank = np.all([values.isna() for values in numbers.values()], axis=0) & (video == ids.get("", -1))
-            rows = pd.DataFrame({"line": lines, "video": video, **numbers, "problem": np.int8(0)})[~blank]
-            surplus = pd.DataFrame({"line": too_long, "video": np.int32(-1), "problem": np.int8(4)})
+            names = [name.strip(' "') for name in names.tolist()]
+            video = np.array([ids.setdefault(name, len(ids)) for name in names], np.int32)[codes]
+            numbers, damaged = zip(*(_numbers(chunk[column], dialect.decimal) for column in COLUMNS[1:]))
+            problem = np.int8(_SPREADSHEET_NUMBER) * np.any(damaged, axis=0)
+            rows = pd.DataFrame({"line": lines, "video": video, **dict(zip(COLUMNS[1:], numbers)), "problem": problem})
+            rows = rows[(video != ids.get("", -1)) | (problem > 0) | np.any(np.isfinite(numbers), axis=0)]  # not blank
+            surplus = pd.DataFrame({"line": too_long, "video": np.int32(-1), "problem": np.int8(_TOO_LONG)})
             chunks.append(pd.concat([rows, surplus]).sort_values("line") if too_long else rows)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
         raise InputError(f"{expected}, found none ({' '.join(str(error).split())}); pass another --csv") from error
     rows = pd.concat(chunks, ignore_index=True)
     if limit:
         rows = rows[rows.line <= limit]
-    valid = np.array([re.fullmatch(r"[A-Za-z0-9_-]{1,64}", video_id) is not None for video_id in ids])  # part of file names
+    valid, damaged = (  # valid ids are part of file names
+        np.array([re.fullmatch(pattern, video_id) is not None for video_id in ids])[rows.video]
+        for pattern in (r"[A-Za-z0-9_-]{1,64}", DAMAGED_ID)
+    )
     start, end, x, y = (rows[column].to_numpy() for column in COLUMNS[1:])
-    wrong_id = ~valid[rows.video] & (rows.problem == 0)
-    wrong_times = ~((start >= 0) & (start < end) & (end < math.inf))
-    wrong_centre = ~((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1))
-    rows["problem"] = np.select([rows.problem > 0, wrong_id, wrong_times, wrong_centre], [rows.problem, 1, 2, 3], 0)
+    rows["problem"] = np.select(
+        [
+            rows.problem == _TOO_LONG,
+            damaged,
+            ~valid,
+            rows.problem == _SPREADSHEET_NUMBER,
+            ~((start >= 0) & (start < end) & (end < math.inf)),
+            ~((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)),
+        ],
+        [_TOO_LONG, _SPREADSHEET_ID, 1, _SPREADSHEET_NUMBER, 2, 3],
+        0,
+    )
     return list(ids), rows
 
 
-@dataclasses.dataclass(frozen=True)
-class Photo:
-    """A photo of a person: its name, from which `utils.video_of` takes the person as from a clip's name, and its path."""
+def _numbers(column: pd.Series, decimal: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of a column, float64 (n,), nan where there is none, and whether a spreadsheet is the cause."""
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(float, copy=True)
+    damaged = np.isnan(numbers)
+    if damaged.any():
+        text = column[damaged].astype(str).str.strip(' "')
+        numbers[damaged] = pd.to_numeric(text.str.replace(decimal, ".", regex=False), errors="coerce")
+        damaged[damaged] = np.isnan(numbers[damaged]) & text.str.fullmatch(DAMAGED_NUMBER)
+    return numbers, damaged
 
-    clip: str
-    path: Path
 
-    @property
-    def video_id(self) -> str:
-        return utils.video_of(self.clip)
-
-
-def find_photos(folder: Path, limit: int | None = None) -> list[Photo]:
-    """Find the photos in a folder: one photo per person, or a subfolder per person.
-
-    Returns:
-        The first `limit` photos, sorted by path. Names are `<person>_photo`, or `<person>_<photo>` from a subfolder. They
-        consist of letters, digits, dots and hyphens; the person's name may hold underscores too.
-
-    Raises:
-        InputError: if there are none, or two would have the same name.
-    """
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: expected a folder of photos, found {'a file' if folder.exists() else 'none'}; pass another --faces"
-        )
-    photos = {}
-    for path in media.photos_under(folder)[:limit]:
-        person, *more = path.relative_to(folder).with_suffix("").parts
-        photo = re.sub(r"[\W_]+", "-", "-".join(more)) or "photo"
-        person, photo = (part.encode(errors="replace")[:MAX_NAME_BYTES].decode(errors="ignore") for part in (person, photo))
-        name = re.sub(r"[^\w.-]+", "-", f"{person}_{photo}")
-        if name in photos:
-            raise InputError(
-                f"{path}: expected a name that differs from {photos[name].path}, found {name} for both; rename the photo"
-            )
-        photos[name] = Photo(name, path.absolute())
-    if not photos:
-        raise InputError(f"{folder}: expected photos ({', '.join(media.PHOTOS)}), found none; pass another --faces")
-    return list(photos.values())
+def notes_on(path: Path, rows: pd.DataFrame) -> tuple[str, ...]:
+    """Return a line that names a spreadsheet as the cause of bad rows and counts them; none if there are none."""
+    damaged = rows.line[rows.problem.isin([_SPREADSHEET_ID, _SPREADSHEET_NUMBER])]
+    if not len(damaged):
+        return ()
+    return (
+        f"{path}: a spreadsheet has changed ids or times, {len(damaged)} of {len(rows)} rows, the first in line "
+        f"{damaged.iloc[0]}; use the csv as it was before, or import all columns as text",
+    )
 
 
 def shard_of(video_id: str, n_shards: int) -> int:
@@ -185,7 +196,7 @@ class Line:
     detail: str = ""
     face_model: str = ""
     detector: str = ""
-    frame_second: int | str = ""
+    frame_second: float | str = ""
     top: int | str = ""
     right: int | str = ""
     bottom: int | str = ""
@@ -217,21 +228,35 @@ def manifest_path(data: Path) -> Path:
     return data / "manifest.csv"
 
 
+def lock(file) -> None:
+    """Lock a file until it is closed, even by a kill. Where the drive knows no locks, do without."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+
+
 def append_lines(data: Path, lines: list[Line]) -> None:
-    """Add lines to the manifest, under a lock: other shards may write too. A line cut short by a kill is ended first."""
+    """Add lines to the manifest; other shards may write too. A line cut short by a kill is ended first.
+
+    All lines are written at once, which keeps them whole where there are no locks.
+    """
     if not lines:
         return
     data.mkdir(parents=True, exist_ok=True)
     text = [",".join(re.sub(r'[",\s\0]+', " ", str(value)) for value in dataclasses.astuple(line)) for line in lines]
-    with open(manifest_path(data), "a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, even by a kill
+    with open(manifest_path(data), "a+b", buffering=0) as file:
+        lock(file)
         if file.seek(0, os.SEEK_END) == 0:
             text.insert(0, ",".join(MANIFEST_COLUMNS))
         else:
             file.seek(-1, os.SEEK_END)
-            if file.read() != b"\n":
-                file.write(b"\n")
-        file.write(("\n".join(text) + "\n").encode())
+            if file.read(1) != b"\n":
+                text.insert(0, "")
+        content = ("\n".join(text) + "\n").encode(errors="backslashreplace")
+        while content:  # a second time only if the disk is full, which raises OSError
+            content = content[file.write(content) :]
 
 
 def read_manifest(data: Path) -> pd.DataFrame:

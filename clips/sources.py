@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clips import extraction, feature_files, records
+from clips import extraction, feature_files, photos, records
 from clips.reasons import FACE_REASONS, REASONS, RETRIED
 from utils import InputError
 
@@ -30,6 +30,7 @@ class Source:
     path: Path  # of the csv, or of the folder of photos
     tasks: Callable  # (record, count) -> lists of items for a worker; record takes manifest lines, count takes statuses
     extract: Callable  # what a worker does with such a list
+    notes: tuple[str, ...] = ()  # what was left out or assumed, in lines, for the end of the run
 
 
 def counted(n: int, noun: str) -> str:
@@ -58,6 +59,7 @@ def rows_of(
         InputError: if the file is not a csv of five columns, or `data` holds features of another face model.
     """
     ids, rows = records.read_rows(csv, limit)
+    notes = records.notes_on(csv, rows)
     i, n_shards = shard
     if n_shards > 1:
         mine = np.array([records.shard_of(video_id, n_shards) == i for video_id in ids] + [i == 1])
@@ -87,7 +89,8 @@ def rows_of(
             while task := list(itertools.islice(of_video, CLIPS_PER_TASK)):
                 yield task
 
-    return Source(len(rows), "row", "clip", csv, tasks, functools.partial(extraction.extract_clips, settings=settings))
+    extract = functools.partial(extraction.extract_clips, settings=settings)
+    return Source(len(rows), "row", "clip", csv, tasks, extract, notes)
 
 
 def photos_of(
@@ -100,16 +103,17 @@ def photos_of(
 ) -> Source:
     """Find the photos in a folder. Args and Raises as `rows_of`; a shard is a part of the people."""
     i, n_shards = shard
-    photos = [photo for photo in records.find_photos(folder, limit) if records.shard_of(photo.video_id, n_shards) == i]
+    found, notes = photos.find_photos(folder, limit)
+    mine = [photo for photo in found if records.shard_of(photo.video_id, n_shards) == i]
     manifest = _manifest_of(data, settings.face_model)
 
     def tasks(record, count):
-        to_do = _items_to_do(photos, data, manifest, records.PHOTO_SIZES, settings, retry, count)
+        to_do = _items_to_do(mine, data, manifest, records.PHOTO_SIZES, settings, retry, count)
         while task := list(itertools.islice(to_do, PHOTOS_PER_TASK)):
             yield task
 
     extract = functools.partial(extraction.extract_photos, settings=settings)
-    return Source(len(photos), "photo", "face", folder, tasks, extract)
+    return Source(len(mine), "photo", "face", folder, tasks, extract, tuple(notes))
 
 
 def _manifest_of(data: Path, face_model: str) -> pd.DataFrame:
@@ -128,27 +132,30 @@ def _manifest_of(data: Path, face_model: str) -> pd.DataFrame:
     return manifest
 
 
-def _items_to_do(items: list[records.Row] | list[records.Photo], data: Path, manifest, columns, settings, retry, count):
+def _items_to_do(items: list[records.Row] | list[photos.Photo], data: Path, manifest, columns, settings, retry, count):
     """Yield the items that are to be tried, and count the others by their status."""
     known = manifest.reindex(records.hash_names([item.clip for item in items]))
     for item, line in zip(items, known.itertuples()):
         ready = line.status == "ready" and line.face_model == settings.face_model
         if ready and records.is_ready(data, item.clip, {column: getattr(line, column) for column in columns}):
             count(["ready"], before=True)
-        elif is_final(line.status, line.detector, settings.detector, retry):
+        elif is_final(line.status, line.detector, settings, retry):
             count([line.status], before=True)
         else:
             yield item
 
 
-def is_final(status, detector_before, detector: str, retry: tuple[str, ...]) -> bool:
+def is_final(status, detector_before, settings: extraction.ExtractionSettings, retry: tuple[str, ...]) -> bool:
     """Tell whether a clip or photo with a status in the manifest is not to be tried again.
 
     Args:
         status, detector_before: of the manifest; nan if unknown.
-        detector: of this run; cnn tries clips again in which hog found no usable face.
+        settings: of this run. The detector cnn tries clips again in which hog found no usable face; any_length those of another
+            length than their rows.
         retry: reasons for which clips are tried again.
     """
     if status not in REASONS or status in RETRIED or status in retry:
         return False
-    return not (status in FACE_REASONS and detector == "cnn" and detector_before == "hog")
+    if status == "wrong-length" and settings.any_length:
+        return False
+    return not (status in FACE_REASONS and settings.detector == "cnn" and detector_before == "hog")

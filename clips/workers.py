@@ -12,9 +12,15 @@ import signal
 import threading
 
 import cv2
+import joblib
 import threadpoolctl
 
 STALL_SECONDS = 5  # without a result, after which a dead process counts as the cause
+
+
+def n_processors() -> int:
+    """Return how many processors this process may use, by its affinity (taskset, Slurm) and the quota of its container."""
+    return joblib.cpu_count()
 
 
 def compute_in_one_thread() -> None:

@@ -12,7 +12,6 @@ people: use them for research, and do not publish them.
 import concurrent.futures
 import csv
 import dataclasses
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from clips import workers
 from utils import CLIP_SECONDS, InputError, check, option, parse_options, replacing, reporting_errors
 
 MATERIAL = Path("figures/avspeech_res")  # in the clone: Wav/<clip>.wav and Face_ori/<clip>.jpg
@@ -43,10 +43,15 @@ class Options:
     page: Path = option("clone of the authors' page repository", metavar="FOLDER")
     out: Path = option("folder to write to", Path("data/page"), metavar="FOLDER")
     all: bool = option("rebuild all clips of the page, also those that the results leave out", False)
-    workers: int = option("clips that are encoded at the same time; lower it to keep cores free", os.cpu_count(), metavar="N")
+    workers: int | None = option(
+        "clips that are encoded at the same time; lower it to keep cores free (default: the processors that this process may "
+        "use)",
+        None,
+        metavar="N",
+    )
 
     def __post_init__(self):
-        check(self.workers >= 1, f"--workers: expected at least 1, found {self.workers}")
+        check(self.workers is None or self.workers >= 1, f"--workers: expected at least 1, found {self.workers}")
 
 
 def find_clips(page: Path, every: bool) -> list[str]:
@@ -110,7 +115,7 @@ def main(argv=None) -> int:
     names = find_clips(options.page, options.all)
     rows = [row_of(name) for name in names]
     clips = options.out / "clips"
-    with concurrent.futures.ThreadPoolExecutor(options.workers) as pool:
+    with concurrent.futures.ThreadPoolExecutor(options.workers or workers.n_processors()) as pool:
         jobs = [pool.submit(make_clip, options.page, name, clips) for name in names]
         try:
             for job in tqdm(concurrent.futures.as_completed(jobs), "get_page_clips", len(jobs), unit="clip", disable=None):

@@ -12,7 +12,6 @@ Writes <out>/videos/<clip>.mp4 (H.264 and AAC) and <out>/avspeech_demo.csv, with
 import concurrent.futures
 import csv
 import dataclasses
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -28,6 +27,8 @@ try:
     import scipy.io.wavfile
     import scipy.signal
     from tqdm import tqdm
+
+    from clips import workers
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: expected the package {error.name}, found none; run: source .venv/bin/activate") from None
 
@@ -41,12 +42,16 @@ class Options:
     out: Path = option("folder to write to", Path("data/demo-0"), metavar="FOLDER")
     people: int = option("number of people, one clip each; fewer people make a quicker demo", 320, metavar="N")
     seed: int = option("seed of all random numbers; another seed makes other people", 0, metavar="N")
-    workers: int = option("number of processes; lower the number to leave processors free", os.cpu_count(), metavar="N")
+    workers: int | None = option(
+        "number of processes; lower the number to leave processors free (default: the processors that this process may use)",
+        None,
+        metavar="N",
+    )
 
     def __post_init__(self):
         check(1 <= self.people <= 9999, f"--people: expected 1 to 9999, found {self.people}")
         check(self.seed >= 0, f"--seed: expected 0 or more, found {self.seed}")
-        check(self.workers >= 1, f"--workers: expected at least 1, found {self.workers}")
+        check(self.workers is None or self.workers >= 1, f"--workers: expected at least 1, found {self.workers}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -426,12 +431,13 @@ def main(argv=None) -> int:
     options = parse_options(Options, __doc__, argv)
     videos = options.out / "videos"
     videos.mkdir(parents=True, exist_ok=True)
-    with concurrent.futures.ProcessPoolExecutor(options.workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    n_workers = options.workers or workers.n_processors()
+    with concurrent.futures.ProcessPoolExecutor(n_workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         jobs = [pool.submit(make_clip, options.seed, number, videos) for number in range(options.people)]
         for job in tqdm(concurrent.futures.as_completed(jobs), "make_demo", len(jobs), unit="clip", disable=None):
             job.result()
     table = options.out / "avspeech_demo.csv"
-    with replacing(table) as temporary, open(temporary, "w", newline="") as file:
+    with replacing(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(job.result() for job in jobs)
     n_clips = f"{options.people} clip{'s' * (options.people != 1)}"
     print(f"make_demo: {n_clips} in {videos}, listed in {table}")

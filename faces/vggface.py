@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from clips import detection
-from utils import FACE_SIZE, FEATURE_SIZE, InputError, replacing
+from utils import FACE_SIZE, FEATURE_SIZE, InputError, remove_leftovers, replacing
 from voices.backend import keras, tf
 
 BATCH = 8  # faces in a forward pass
@@ -65,7 +65,7 @@ def _keras_vggface():
 
 def weights_path() -> Path:
     """Return the file in which keras-vggface keeps its weights, in ~/.keras/models/vggface/ unless KERAS_HOME is set."""
-    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    home = Path(os.environ.get("KERAS_HOME", os.path.expanduser("~/.keras")))
     return home / "models" / "vggface" / "rcmalli_vggface_tf_vgg16.h5"
 
 
@@ -83,9 +83,9 @@ def fetch_weights() -> Path:
     if path.exists():
         return path
     print(f"downloading the weights of VGG-Face (580 MB), once, from {address} to {path}", file=sys.stderr)
+    remove_leftovers(path.parent)
     try:
         with replacing(path) as temporary:
-            temporary.unlink(missing_ok=True)  # get_file would take the partial file of a killed run for the whole
             keras.utils.get_file(temporary.name, address, cache_dir=temporary.parent, cache_subdir=".")
     except Exception as error:  # get_file raises plain Exception
         raise InputError(

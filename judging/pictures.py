@@ -2,14 +2,13 @@
 
 import dataclasses
 import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from clips import feature_files, media
-from judging import plots
+from judging import lettering, plots
 from judging.parts import PART_NAMES, Part
 from judging.pitch import pitch
 from judging.search import most_similar
@@ -28,6 +27,7 @@ MARGIN = 0.1
 ROWS = 6  # queries in a column, at most
 TITLE_LINE, TITLE_CHARACTER = 0.2, 0.088  # height of a line and width of a character, at TITLE_POINTS
 HEADER_LINE, HEADER_CHARACTERS = 0.16, 15  # height of a line, at HEADER_POINTS, and characters across a cell
+TEXT_CHARACTERS = 13  # across a cell, of a text in place of a face
 TITLE_POINTS, HEADER_POINTS, TEXT_POINTS = 11, 9, 7
 
 
@@ -66,14 +66,22 @@ def draw_grid(path: Path, title: str, left: list[str], right: str, queries: list
     n_left, n_found = len(left), max(len(query.found) for query in queries)
     column_width = (n_left + n_found) * CELL[0] + GAP
     width = n_columns * column_width + (n_columns - 1) * COLUMN_GAP + 2 * MARGIN
-    title = textwrap.fill(title, int((width - 2 * MARGIN) / TITLE_CHARACTER))
-    left = [textwrap.fill(header, HEADER_CHARACTERS) for header in left]
-    right = textwrap.fill(right, max(1, n_found) * HEADER_CHARACTERS)
+    texts = [text for query in queries for text in query.left if isinstance(text, str)]
+    letters = lettering.lettering_for([title, *left, right, *texts])
+    if letters.lacking:
+        lacking = "".join(sorted(letters.lacking))
+        print(
+            f"{path.name}: no font on this machine has the letters {lacking}, shown as {letters.shown(lacking)}",
+            file=sys.stderr,
+        )
+    title = letters.wrapped(title, int((width - 2 * MARGIN) / TITLE_CHARACTER))
+    left = [letters.wrapped(header, HEADER_CHARACTERS) for header in left]
+    right = letters.wrapped(right, max(1, n_found) * HEADER_CHARACTERS)
     header_lines, title_lines = max(header.count("\n") + 1 for header in (*left, right)), title.count("\n") + 1
     top = MARGIN + title_lines * TITLE_LINE + MARGIN + header_lines * HEADER_LINE + MARGIN / 2  # of the first row
     height = top + n_rows * CELL[1]
     figure = Figure(figsize=(width, height))
-    figure.text(0.5, 1 - MARGIN / height, title, ha="center", va="top", fontsize=TITLE_POINTS)
+    figure.text(0.5, 1 - MARGIN / height, title, ha="center", va="top", fontsize=TITLE_POINTS, **letters.font)
     for number, query in enumerate(queries):
         column, row = divmod(number, n_rows)
         x, y = MARGIN + column * (column_width + COLUMN_GAP), top + row * CELL[1]
@@ -82,15 +90,15 @@ def draw_grid(path: Path, title: str, left: list[str], right: str, queries: list
             headers.append((n_left * CELL[0] + GAP + n_found * CELL[0] / 2, right))
             for at, text in headers:
                 place = (x + at) / width, 1 - (top - MARGIN / 2) / height
-                figure.text(*place, text, ha="center", va="bottom", fontsize=HEADER_POINTS)
+                figure.text(*place, text, ha="center", va="bottom", fontsize=HEADER_POINTS, **letters.font)
         for place, shown in enumerate(query.left):
-            _show(figure, x + place * CELL[0], y, shown)
+            _show(figure, x + place * CELL[0], y, shown, letters)
         for place, shown in enumerate(query.found, n_left):
-            _show(figure, x + GAP + place * CELL[0], y, shown)
+            _show(figure, x + GAP + place * CELL[0], y, shown, letters)
     plots.save_figure(figure, path)
 
 
-def _show(figure: Figure, x: float, y: float, shown: Shown | str) -> None:
+def _show(figure: Figure, x: float, y: float, shown: Shown | str, letters: lettering.Lettering) -> None:
     """Show a face, or text, in the cell that is x inches from the left and y inches from the top."""
     width, height = figure.get_size_inches()
     box = x + (CELL[0] - FACE) / 2, height - y - FACE
@@ -99,7 +107,8 @@ def _show(figure: Figure, x: float, y: float, shown: Shown | str) -> None:
     for spine in axes.spines.values():
         spine.set(visible=framed, color="green", linewidth=3)
     if isinstance(shown, str):
-        axes.text(0.5, 0.5, textwrap.fill(shown, 13), ha="center", va="center", fontsize=TEXT_POINTS + 1)
+        text = letters.wrapped(shown, TEXT_CHARACTERS)
+        axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=TEXT_POINTS + 1, **letters.font)
         return
     axes.imshow(shown.image)
     axes.set_xlabel(shown.text, fontsize=TEXT_POINTS, labelpad=2, linespacing=1.1)

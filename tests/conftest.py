@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -19,12 +20,13 @@ import hypothesis
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from video_server import Server
 
 import model
 import preprocess
 import train
 import utils
-from clips import detection, feature_files, media, records
+from clips import detection, feature_files, fetch, media, records
 from faces import decoder, vggface
 from training import runs
 from utils import SAMPLE_RATE
@@ -173,7 +175,7 @@ def small_fc8(monkeypatch, rng):
 @pytest.fixture(scope="session")
 def frames(demo_clips):
     """The first frames of the clips of six of the synthetic people, uint8 (360, 640, 3), RGB."""
-    return [media.read_clip(path)[1] for path in sorted((demo_clips / "videos").iterdir())[:6]]
+    return [media.read_clip(path).frame.picture for path in sorted((demo_clips / "videos").iterdir())[:6]]
 
 
 def face_shape(opening=0.0, corners=0.0, nose=0.0):
@@ -355,3 +357,29 @@ def no_named_runs(tmp_path, monkeypatch):
     """The folder of runs that have a name, and none in it: the project's own runs do not change a test."""
     monkeypatch.setattr(utils, "CHECKPOINTS", tmp_path / "checkpoints")
     return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def server(tmp_path):
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    with Server(folder) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture
+def settings(server):
+    return fetch.FetchSettings(server.url_template, sleep_seconds=0, bytes_per_second=None, cookies=None, proxy=None)
+
+
+@pytest.fixture
+def segment(tmp_path):
+    """Return a function: the segment from a start to an end, in s."""
+    (tmp_path / "videos").mkdir()
+
+    def make(start, end):
+        return fetch.Segment(start, end, tmp_path / "videos" / f"clip_{start}.mp4")
+
+    return make

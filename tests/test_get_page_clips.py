@@ -43,10 +43,10 @@ def test_pictures_and_sounds_become_clips(script, page, tmp_path, capsys):
     assert capsys.readouterr().out == f"get_page_clips: 3 clips in {out / 'clips'}, listed in {out / 'avspeech_page.csv'}\n"
     assert sorted(path.name for path in (out / "clips").iterdir()) == [f"{name}.mp4" for name in NAMES]
     for number, name in enumerate(NAMES):
-        samples, frame = media.read_clip(out / "clips" / f"{name}.mp4")
-        assert samples.shape == (96_000,) and frame.shape == (224, 224, 3)
-        assert np.abs(np.fft.rfft(samples)).argmax() / 6 == pytest.approx(200 * (number + 1), abs=1)
-        assert np.abs(frame.reshape(-1, 3).mean(0) - (60 + 50 * number, 90, 40)).max() < 4
+        clip = media.read_clip(out / "clips" / f"{name}.mp4")
+        assert clip.samples.shape == (96_000,) and clip.frame.picture.shape == (224, 224, 3)
+        assert np.abs(np.fft.rfft(clip.samples)).argmax() / 6 == pytest.approx(200 * (number + 1), abs=1)
+        assert np.abs(clip.frame.picture.reshape(-1, 3).mean(0) - (60 + 50 * number, 90, 40)).max() < 4
     with open(out / "avspeech_page.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [

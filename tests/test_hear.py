@@ -145,7 +145,46 @@ def test_the_most_similar_faces_of_a_folder_of_photos(run, voice, photos, capsys
     assert set(cosines) == {"a.png", "b.png", "c.png", "pair.jpg, face 1 from the left", "pair.jpg, face 2 from the left"}
     for name, number in (("a.png", 1), ("b.png", 2)):
         assert cosines[name] == pytest.approx(cosines[f"pair.jpg, face {number} from the left"], abs=0.25)
-    assert len(told) == 2 and not any("notes" in line for line in told)
+    assert told == [
+        f"hear: left out of {photos}: files of other kinds 1 (.txt 1)",
+        "hear: 2 of 6 photos left out: unreadable 1 (broken.jpg), no-face 1 (wall.jpg)",
+    ]
+
+
+def test_photos_of_one_name(run, voice, photos, tmp_path, capsys, monkeypatch):
+    """Folders of people hold photos of the same names."""
+    for person in "ab":
+        (tmp_path / person).mkdir()
+        shutil.copy(photos / f"{person}.png", tmp_path / person / "1.png")
+    titles, draw = [], pictures.draw_grid
+    monkeypatch.setattr(pictures, "draw_grid", lambda path, title, *more: titles.append(title) or draw(path, title, *more))
+    monkeypatch.chdir(tmp_path)
+    lines, _ = listen(capsys, voice, "--run", run, "--match", "a/1.png", tmp_path / "b" / "1.png")
+    assert titles == ["which of two faces: a/1.png or b/1.png"]
+    other = f"{tmp_path}/b/1.png"
+    assert lines[0].startswith((f"{voice}: a/1.png rather than {other}, ", f"{voice}: {other} rather than a/1.png, "))
+    for person in "ab":
+        (tmp_path / "photos" / person).mkdir(parents=True)
+        (tmp_path / "photos" / person / "1.png").symlink_to(tmp_path / person / "1.png")
+    lines, _ = listen(capsys, voice, "--run", run, "--among", "photos")
+    assert {line.split("  ")[3] for line in lines[1:3]} == {"a/1.png", "b/1.png"}
+
+
+@pytest.mark.parametrize("name", ["Ba$$in 100 %d #1", "2026-11-25T09:12:33", "a\nb", 60 * "\u540d" + 60 * "x", "Ren\udce9"])
+def test_recordings_of_any_name(name, run, decoder_run, voice, tmp_path, capsys):
+    recording = shutil.copy(voice, tmp_path / f"{name}.m4a")
+    arguments = [recording, "--run", run, "--decoder", decoder_run, "--refinements", 0]
+    assert hear.main([*map(str, arguments)]) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    shown = utils.printable(recording)
+    assert lines[1].startswith(f"{shown}: the most similar of") and len(lines) == 8
+    written = {path.name for path in (run / "heard").iterdir()}
+    assert {Path(lines[0]).name, Path(lines[-1]).name} == written
+    stem = utils.printable(name).encode()[:200].decode()
+    assert written == {f"{stem}.png", f"{stem}-similar.png"}
+    told = printed.err.splitlines()
+    assert len(told) <= ("\u540d" in name) and all("no font on this machine has the letters \u540d" in line for line in told)
 
 
 def test_which_of_two_faces(run, voice, photos, capsys, monkeypatch):

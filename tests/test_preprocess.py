@@ -38,13 +38,12 @@ def test_help_has_headings():
     "content, message",
     [
         (b"a,1,2,0.5\n", "expected a csv of five columns, video_id, start, end, x, y, found 4"),
-        (b"0,a,1,2,0.5,0.5\n1,b,1,2,0.5,0.5\n", "found 6"),
+        (b"a,1,2,0.5,0.5,x\nb,1,2,0.5,0.5,x\n", "found 6"),
         (b"", "expected a csv of five columns, video_id, start, end, x, y, found none (No columns"),
         (b"\xff\xfe\x00\x01", "expected a csv of five columns"),
         (b"\x00\x00\x00 ftypisom" + bytes(range(256)) * 50, "expected a csv of five columns"),
-        ("a,1,2,0.5,0.5\n".encode("utf-16"), "expected"),
     ],
-    ids=["4", "6", "empty", "binary", "mp4", "utf-16"],
+    ids=["4", "6", "empty", "binary", "mp4"],
 )
 def test_a_file_that_is_not_the_csv_is_reported_in_one_line_and_makes_nothing(content, message, tmp_path, capsys):
     (tmp_path / "a.csv").write_bytes(content)
@@ -89,6 +88,14 @@ def test_wrong_paths_are_reported_in_one_line(arguments, message, tmp_path, monk
         ("--rate", "0"),
         ("--sleep", "-1"),
         ("--url-template", "http://x/"),
+        ("--url-template", "ftp://x/{}"),
+        ("--url-template", "http://[x/{}"),
+        ("--proxy", "socks5://host:1080"),
+        ("--proxy", "https://host:8080"),
+        ("--proxy", "http://host:99999"),
+        ("--proxy", "http://host:port"),
+        ("--proxy", "host name:80"),
+        ("--proxy", ""),
         ("--retry", "no-reason"),
         ("--workers", "0"),
         ("--limit", "0"),
@@ -99,6 +106,11 @@ def test_bad_options(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         preprocess.main(["--csv", "a.csv", *arguments])
     assert ended.value.code == 2 and arguments[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("address", ["http://host:8080", "host:8080", "http://me:secret@10.0.0.1/", "http://[::1]:3128"])
+def test_addresses_of_proxies(address):
+    assert preprocess.Options(Path("a.csv"), proxy=address).proxy == address
 
 
 @pytest.mark.parametrize(
@@ -163,7 +175,7 @@ def test_the_manifest_records_how_a_clip_was_made(demo_data, demo_clips):
         top, right, bottom, left = (int(line[edge]) for edge in ("top", "right", "bottom", "left"))
         assert left < row.x * 640 < right and top < row.y * 360 < bottom
         assert int(line["face_pixels"]) == bottom - top >= MIN_FACE_PIXELS
-        assert 2 < float(line["speech_seconds"]) <= min(6, row.end - row.start) + 0.05
+        assert 0.25 <= float(line["speech_seconds"]) <= min(6, row.end - row.start) + 0.05
         sizes = [path(demo_data, row.clip).stat().st_size for path in records.FILES.values()]
         assert len(sizes) == 5 and [int(line[column]) for column in records.SIZES] == sizes
 

@@ -21,6 +21,7 @@ LOADERS = {
     "clips/preprocessing.py": ("clips",),
     "faces/vggface.py": ("tf_keras",),
     "voices/ge2e.py": ("librosa",),
+    "clips/speech.py": ("onnxruntime",),
 }
 
 

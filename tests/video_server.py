@@ -5,9 +5,11 @@ import re
 import time
 from pathlib import Path
 
+TYPES = {".mp4": "video/mp4", ".mpd": "application/dash+xml", ".m3u8": "application/vnd.apple.mpegurl"}  # by suffix
+
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves <folder>/<id>.mp4 with byte ranges, which ffmpeg needs to seek.
+    """Serves <folder>/<id>.mp4, and files of other TYPES, with byte ranges, which ffmpeg needs to seek.
 
     `answers` overrides the responses for an id, or for ffmpeg's requests alone with the key `<id>/media`: a list of statuses,
     or of functions that write a response, one for each request. Once the list is used up, the file is served as usual.
@@ -29,7 +31,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server.requests.append((name, "ffmpeg" if by_ffmpeg else "yt-dlp", dict(self.headers), time.monotonic()))
         answers = server.answers.get(f"{name}/media" if by_ffmpeg else name) or server.answers.get(name, [])
         answer = answers.pop(0) if answers and (by_ffmpeg or f"{name}/media" not in server.answers) else None
-        path = server.folder / f"{name}.mp4"
+        path = server.folder / Path(self.path).name
         if callable(answer):
             answer(self, path)
         elif answer or not path.is_file():
@@ -39,17 +41,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
         else:
-            self.send_range(path.read_bytes())
+            self.send_range(path.read_bytes(), type=TYPES[path.suffix])
 
     do_HEAD = do_GET
 
-    def send_range(self, content, length=None):
+    def send_range(self, content, length=None, type=TYPES[".mp4"]):
         """Send the requested range, or only its first `length` bytes."""
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         first, last = (int(asked[1]), int(asked[2] or len(content) - 1)) if asked else (0, len(content) - 1)
         last = min(last, len(content) - 1)
         self.send_response(206 if asked else 200)
-        self.send_header("Content-Type", "video/mp4")
+        self.send_header("Content-Type", type)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(last + 1 - first))
         if asked:

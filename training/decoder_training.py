@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -251,7 +250,7 @@ def train(options, folder: Path) -> None:
     started = time.perf_counter()
     landmarks = np.stack([feature_files.load_landmarks(options.data, name) for name in chosen["train"]])
     reference = textures.reference_shape(landmarks)
-    with workers.start_pool(os.cpu_count()) as pool:
+    with workers.start_pool(workers.n_processors()) as pool:
         faces, validation = (read_faces(options.data, chosen[part], feature_size, reference, pool) for part in ("train", "val"))
     people = [utils.video_of(name) for name in faces.names]
     statistics = decoder_statistics.fit(faces.features, people, faces.halves, faces.shapes, faces.covariates, reference)

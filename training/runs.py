@@ -68,6 +68,7 @@ def start(folder: Path, options, clips: dict[str, list[str]], centre: np.ndarray
 
     A run that is resumed keeps its folder, and its options change where they may.
     """
+    utils.remove_leftovers(folder)
     if not options.resume:
         set_aside(folder)
         feature_files.save_array(folder / utils.CENTRE, centre)

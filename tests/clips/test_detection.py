@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from clips import detection, media, recordings
+from clips import detection, media, speech
 from clips.reasons import MIN_FACE_PIXELS, Skip
 
 # ---------------------------------------------------------------- the speaker in a frame
@@ -39,8 +39,9 @@ def pair(person):
 EMPTY = np.full((360, 640, 3), 90, np.uint8)
 
 
-def find(frame, *later, x=0.5, y=0.5, detector="hog"):
-    return detection.find_face(frame, lambda: later, x, y, detector)
+def find(*pictures, x=0.5, y=0.5, detector="hog"):
+    first, *later = (media.Frame(second, picture) for second, picture in enumerate(pictures))
+    return detection.find_face(first, lambda: later, x, y, detector)
 
 
 def test_two_people_in_a_frame(pair):
@@ -57,12 +58,12 @@ def test_later_frames_are_examined_only_if_needed(person, pair):
 
     def later():
         asked.append(1)
-        return [EMPTY, face]
+        return [media.Frame(1.0, EMPTY), media.Frame(3.2, face)]
 
-    found = detection.find_face(face, later, 0.5, 0.5, "hog")
+    found = detection.find_face(media.Frame(0.0, face), later, 0.5, 0.5, "hog")
     assert (found.second, asked) == (0, []) and found.frame is face and found.detector == "hog"
-    found = detection.find_face(EMPTY, later, 0.5, 0.5, "hog")
-    assert (found.second, asked) == (2, [1])
+    found = detection.find_face(media.Frame(0.0, EMPTY), later, 0.5, 0.5, "hog")
+    assert (found.second, asked) == (3.2, [1])
     assert find(pair, face).second == 1  # the speaker is not among the faces in the first frame
     with pytest.raises(Skip, match="no-face"):
         find(EMPTY, EMPTY)
@@ -293,7 +294,7 @@ MOTION = ROOT.parent / "shared" / "real" / "motion"
 @pytest.mark.skipif(not MOTION.is_dir(), reason="the real videos are not here")
 def test_every_real_talking_face_is_found():
     for path in sorted(MOTION.glob("*.mp*")):
-        samples, frame = media.read_clip(path)
-        found = detection.find_face(frame, lambda path=path: media.read_later_frames(path), 0.5, 0.5, "hog")
-        assert recordings.speech_seconds(samples) > 1, path
+        clip = media.read_clip(path)
+        found = detection.find_face(clip.frame, lambda path=path: media.read_later_frames(path), 0.5, 0.5, "hog")
+        assert speech.speech_seconds(clip.samples) > 1, path
         assert 0.8 < np.linalg.norm(detection.dlib_feature(found.frame, found.box)) < 2, path

@@ -1,4 +1,5 @@
 import concurrent.futures
+import csv
 import io
 import shutil
 import sys
@@ -39,12 +40,11 @@ def test_files_do_not_depend_on_the_others_in_a_batch(rng, tmp_path):
 
     networks = concurrent.futures.Future()
     networks.set_result(preprocessing.Networks(spectrogram, embed))
-    lines, _ = preprocessing.finish(extracts, tmp_path / "together", networks)
+    preprocessing.finish(extracts, tmp_path / "together", networks)
     for extract in extracts:
         preprocessing.finish([extract], tmp_path / "alone", networks)
     assert contents(tmp_path / "together") == contents(tmp_path / "alone")
     assert shown == [preprocessing.BATCH] * 5  # the batch size is constant: others may round differently
-    assert [line.speech_seconds for line in lines] == pytest.approx([3.75, 4.19, 4.62, 5.06], abs=0.05)
 
 
 class Terminal(io.StringIO):
@@ -114,6 +114,38 @@ def test_nothing_ready_is_a_failure_that_names_the_manifest(tmp_path, capsys):
     shown = capsys.readouterr()
     assert shown.out == "preprocess: 1 row, 0 clips ready (0 of them before), 1 skipped (unreadable 1)\n"
     assert "error: " in shown.err and "manifest.csv names the reason" in shown.err
+
+
+def test_clips_of_another_length_than_their_rows(demo_clips, tmp_path, capsys):
+    """Of five rows one is right; --any-length takes the others too, and a later run without it keeps them."""
+    (tmp_path / "videos").mkdir()
+    with open(demo_clips / "avspeech_demo.csv", newline="") as file:
+        demo = list(csv.reader(file))
+    rows = []
+    for number, (video_id, start, end, x, y) in enumerate(demo[:5]):
+        clip = utils.clip_name(video_id, float(start), float(end))
+        start, end = (float(start), float(end)) if number == 0 else (float(start) - 2, float(end) + 1)
+        rows.append((video_id, start, end, x, y))
+        named = tmp_path / "videos" / f"{utils.clip_name(video_id, start, end)}.mp4"
+        shutil.copy(demo_clips / "videos" / f"{clip}.mp4", named)
+    paths = ["--csv", write_csv(tmp_path / "a.csv", *rows), "--videos", tmp_path / "videos", "--data", tmp_path / "data"]
+    arguments = [*map(str, paths), "--face-model", "dlib", "--workers", "1"]
+
+    def lines():
+        shown = capsys.readouterr()
+        return shown.out.strip(), shown.err.strip().rpartition("\n")[2]
+
+    assert preprocess.main([*arguments, "--limit", "2"]) == 0
+    out, told = lines()
+    assert out == "preprocess: 2 rows, 1 clip ready (0 of them before), 1 skipped (wrong-length 1)"
+    assert told.startswith("preprocess: 1 clip not as long as the csv says") and told.endswith("--retry wrong-length")
+    assert preprocess.main(arguments) == 0
+    out, told = lines()
+    assert out == "preprocess: 5 rows, 1 clip ready (1 of them before), 4 skipped (wrong-length 4)"
+    assert told.startswith("preprocess: 4 clips not as long as the csv says") and told.endswith("pass --any-length")
+    for more, before in ((["--any-length"], 1), ([], 5)):
+        assert preprocess.main([*arguments, *more]) == 0
+        assert lines()[0] == f"preprocess: 5 rows, 5 clips ready ({before} of them before), 0 skipped"
 
 
 def stand_in(faces):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import write_csv
 
-from clips import extraction, records, sources
+from clips import extraction, photos, records, sources
 
 
 def settings(detector="hog"):
@@ -20,7 +20,7 @@ def to_do(source):
 
 def test_clips_in_which_hog_found_no_face_are_tried_again_with_cnn():
     def final(detector_before, detector, *retry):
-        return sources.is_final("no-face", detector_before, detector, retry)
+        return sources.is_final("no-face", detector_before, settings(detector), retry)
 
     assert final("hog", "hog") and final("cnn", "cnn") and final("cnn", "hog")
     assert not final("hog", "cnn")
@@ -31,7 +31,7 @@ def test_clips_in_which_hog_found_no_face_are_tried_again_with_cnn():
     "status, expected", [("removed", True), ("no-face", True), ("network", False), ("ready", False), (np.nan, False)]
 )
 def test_temporary_and_unknown_statuses_are_not_final(status, expected):
-    assert sources.is_final(status, "hog", "hog", ()) is expected
+    assert sources.is_final(status, "hog", settings("hog"), ()) is expected
 
 
 def test_clips_with_a_final_status_are_counted_and_the_others_are_to_do(tmp_path):
@@ -65,5 +65,5 @@ def test_the_shards_of_photos_keep_the_photos_of_a_person_together(tmp_path):
         source = sources.photos_of(folder, tmp_path / "data", settings(), shard=(i, 3))
         names.append(to_do(source)[0])
         assert source.n == len(names[-1])
-    assert sorted(itertools.chain(*names)) == sorted(photo.clip for photo in records.find_photos(folder))
+    assert sorted(itertools.chain(*names)) == sorted(photo.clip for photo in photos.find_photos(folder)[0])
     assert [{"Sam_1_a", "Sam_1_b"} <= set(of_shard) for of_shard in names].count(True) == 1

@@ -155,7 +155,7 @@ def real_waveforms(n):
     if not PAGE_CLIPS.is_dir():
         pytest.skip("needs the clips of data/get_page_clips.py")
     paths = sorted(PAGE_CLIPS.iterdir())
-    return [np.resize(media.read_clip(path)[0] / np.float32(32768), 96_000) for path in paths[:: len(paths) // n][:n]]
+    return [np.resize(media.read_clip(path).samples / np.float32(32768), 96_000) for path in paths[:: len(paths) // n][:n]]
 
 
 def test_embeddings_of_real_voices_match_the_front_end_of_the_package(layer, weights):
