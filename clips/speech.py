@@ -13,8 +13,6 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-import scipy.ndimage
-import scipy.signal
 
 from clips.reasons import MIN_SOUND_SECONDS, SILENCE_DB, Skip
 from utils import CLIP_SAMPLES, MIN_SECONDS, SAMPLE_RATE, InputError
@@ -76,16 +74,13 @@ def probabilities(sound: np.ndarray) -> np.ndarray:
     return _detector().run(["speech_probs"], {"input": np.ascontiguousarray(windows), "h": state, "c": state})[0]
 
 
-@functools.cache
-def _high_pass() -> np.ndarray:
-    return scipy.signal.butter(4, LOWEST_HERTZ, "highpass", fs=SAMPLE_RATE, output="sos")
-
-
 def without_rumble(waveform: np.ndarray) -> np.ndarray:
     """Remove the mean and what lies below the voice. int16 (samples,) -> float64 (samples,), of full scale 1."""
-    sound = waveform / 32768
-    settled = scipy.signal.sosfilt_zi(_high_pass()) * sound[0]  # as if the first sample had lasted for ever
-    return scipy.signal.sosfilt(_high_pass(), sound, zi=settled)[0]
+    spectrum = np.fft.rfft(waveform / 32768)
+    hertz = np.fft.rfftfreq(len(waveform), 1 / SAMPLE_RATE)
+    with np.errstate(divide="ignore"):
+        gain = 1 / np.sqrt(1 + (LOWEST_HERTZ / hertz) ** 8)  # of a Butterworth filter of order 4; 0 for the mean
+    return np.fft.irfft(spectrum * gain, len(waveform))
 
 
 def _sound_seconds(sound: np.ndarray) -> float:
@@ -102,8 +97,10 @@ def _at_level(sound: np.ndarray) -> np.ndarray:
 
 def steady_share(sound: np.ndarray) -> float:
     """Return the share of the spectrum's magnitude that stays for STEADY_FRAMES, in [0, 1]."""
-    spectrum = np.abs(scipy.signal.stft(sound, nperseg=FFT_SIZE, noverlap=FFT_SIZE - HOP, boundary=None)[2])
-    return float(scipy.ndimage.minimum_filter1d(spectrum, STEADY_FRAMES, axis=1).sum() / spectrum.sum())
+    frames = np.lib.stride_tricks.sliding_window_view(sound, FFT_SIZE)[::HOP]
+    spectrum = np.abs(np.fft.rfft(frames * np.hanning(FFT_SIZE), axis=1))  # (n_frames, bins)
+    steady = np.lib.stride_tricks.sliding_window_view(spectrum, STEADY_FRAMES, axis=0).min(axis=-1)
+    return float(steady.mean() / spectrum.mean())
 
 
 def parts_of(sound: np.ndarray) -> list[np.ndarray]:
@@ -168,7 +165,7 @@ def speech_stretches(waveform: np.ndarray) -> tuple[list[tuple[int, int]], bool]
             first, last = round(number * length), round((number + 1) * length)
             spoken[first:last] = np.repeat(part > SPOKEN, WINDOW)[: last - first]
     else:
-        power = scipy.ndimage.uniform_filter1d(sound**2, WINDOW)
+        power = np.convolve(sound**2, np.full(WINDOW, 1 / WINDOW), "same")
         spoken = power > power.max() * 10 ** (-PAUSE_DB / 10)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], spoken, [False]]).astype(np.int8))).reshape(-1, 2)
     stretches, margin = [], round(MARGIN_SECONDS * SAMPLE_RATE)

@@ -330,8 +330,9 @@ def voice_run(demo_data, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def voice(demo_clips, demo_data, tmp_path_factory):
-    """The voice of the first clip of `demo_data`, as an m4a."""
-    clip = feature_files.ready_clips(demo_data)[0]
+    """The voice of the clip of `demo_data` with the most speech, as an m4a."""
+    lines = lines_of(demo_data)
+    clip = max(feature_files.ready_clips(demo_data), key=lambda clip: float(lines[clip]["speech_seconds"]))
     path = tmp_path_factory.mktemp("voice") / "me.m4a"
     ffmpeg("-i", next((demo_clips / "videos").glob(f"{clip}.*")), "-vn", "-c:a", "aac", path)
     return path

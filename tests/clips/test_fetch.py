@@ -121,6 +121,7 @@ def test_mp4_and_the_language_of_the_original_are_preferred(settings, tmp_path):
     m4a = {**SOUND, "ext": "m4a", "abr": 128, "language_preference": 10}
     dubbed = {**m4a, "abr": 192, "language_preference": -1}
     assert chosen([{**PICTURE, **size}, dubbed, opus, m4a], settings, tmp_path) == [0, 3]
+    assert chosen([{**PICTURE, **size}, dubbed, opus], settings, tmp_path) == [0, 2]  # the voice of the speaker before mp4
 
 
 @pytest.mark.parametrize("status", ["is_live", "is_upcoming", "post_live"])

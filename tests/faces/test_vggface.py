@@ -1,5 +1,6 @@
 import os
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
@@ -118,7 +119,8 @@ def test_weights_are_announced_then_downloaded_once(tmp_path, monkeypatch, serve
     monkeypatch.setattr(vggface._keras_vggface()[1], "VGG16_WEIGHTS_PATH", f"{server}/weights.h5")
     path = vggface.weights_path()
     path.parent.mkdir(parents=True)
-    path.with_name(f".part-{path.name}").write_bytes(b"part of a killed download")
+    path.with_name(f".part-{path.name}").write_bytes(b"part of a download that was killed two days ago")
+    os.utime(path.with_name(f".part-{path.name}"), (time.time() - 172_800,) * 2)
     assert vggface.fetch_weights().read_bytes() == b"the weights"
     assert capsys.readouterr().err.startswith("downloading the weights of VGG-Face (580 MB)")
     assert vggface.fetch_weights() == path and capsys.readouterr().err == ""
