@@ -33,7 +33,7 @@ PROBLEMS = (
 )
 _TOO_LONG, _SPREADSHEET_ID, _SPREADSHEET_NUMBER = 4, 5, 6  # positions in PROBLEMS
 # What spreadsheets make of ids such as 1234567E-10 and -1nRm4tQL0A, and of times such as 11.05 and 1234.567.
-DAMAGED_ID = r"#\S+[?!]|#N/\w+|[+-]?\d([.,]\d+)?E[+-]\d{2,3}"
+DAMAGED_ID = r"#\S+[?!]|#N/\w+|[+-]?\d([.,]\d+)?E[+-]\d{2,3}|\d+([.,]\d+)?E\+\d+"
 DAMAGED_NUMBER = "|".join(
     (
         r"#.+",
