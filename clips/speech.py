@@ -27,9 +27,9 @@ LEVEL_DB = -15  # dB of full scale: each sound is brought to this level, so that
 # The seconds of speech in a sound are the sum of its probabilities. The limits were set on training clips and made sounds. In
 # sounds of up to 6 s, `python -m benchmarks speech` finds:
 #                                             seconds                          steady share
-#     688 clips of the paper's page           0.27 to 6.00, 98 % above 2.2     0.03 to 0.30
-#     320 clips of the demo                   0.29 to 5.85, 98 % above 0.4     0.10 to 0.24
-#     noise, tones, hum and music, also AAC   0 to 0.24                        0 to 1
+#     688 clips of the paper's page           0.32 to 6.00, 98 % above 1.9     0.03 to 0.29
+#     320 clips of the demo                   0.27 to 5.86, 98 % above 0.4     0.10 to 0.24
+#     noise, tones, hum and music, also AAC   0 to 0.56; none passes both      0 to 1
 CLEAR_SECONDS = 1.0  # s: speech without any doubt
 FAINT_SECONDS = 0.25  # s: speech, unless the sound is steady
 STEADY_SHARE = 0.38  # of the spectrum's magnitude: a sound with more that stays for STEADY_FRAMES is no speech
