@@ -329,12 +329,17 @@ def voice_run(demo_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def voice(demo_clips, demo_data, tmp_path_factory):
-    """The voice of the clip of `demo_data` with the most speech, as an m4a."""
+def voice_clip(demo_data):
+    """The clip of `demo_data` with the most speech."""
     lines = lines_of(demo_data)
-    clip = max(feature_files.ready_clips(demo_data), key=lambda clip: float(lines[clip]["speech_seconds"]))
+    return max(feature_files.ready_clips(demo_data), key=lambda clip: float(lines[clip]["speech_seconds"]))
+
+
+@pytest.fixture(scope="session")
+def voice(demo_clips, voice_clip, tmp_path_factory):
+    """The voice of `voice_clip`, as an m4a."""
     path = tmp_path_factory.mktemp("voice") / "me.m4a"
-    ffmpeg("-i", next((demo_clips / "videos").glob(f"{clip}.*")), "-vn", "-c:a", "aac", path)
+    ffmpeg("-i", next((demo_clips / "videos").glob(f"{voice_clip}.*")), "-vn", "-c:a", "aac", path)
     return path
 
 

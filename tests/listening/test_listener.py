@@ -19,10 +19,9 @@ def loaded(voice_run):
     return listener.Listener(voice_run, run := runs.read_run(voice_run), runs.load_encoder(voice_run, run), None)
 
 
-def test_a_recording_gives_nearly_the_prediction_of_its_clip(loaded, demo_data, voice):
+def test_a_recording_gives_nearly_the_prediction_of_its_clip(loaded, demo_data, voice, voice_clip):
     """The same voice through AAC, without its pauses."""
-    clip = feature_files.ready_clips(demo_data)[0]
-    spectrogram = feature_files.load_spectrogram(demo_data, clip)[None].astype(np.float32)
+    spectrogram = feature_files.load_spectrogram(demo_data, voice_clip)[None].astype(np.float32)
     of_clip = normalise(loaded.encoder(spectrogram).numpy() - loaded.centre)[0]
     predicted = loaded.predict(recordings.read_recording(voice))
     assert predicted @ of_clip > 0.9 and np.linalg.norm(predicted) == pytest.approx(1)
@@ -45,7 +44,7 @@ def test_a_prediction_does_not_depend_on_the_recordings_before(loaded, rng):
         np.testing.assert_array_equal(loaded.predict(sound), fresh.predict(sound))
 
 
-def test_the_speaker_encoder_predicts_as_the_other(demo_data, voice, tmp_path):
+def test_the_speaker_encoder_predicts_as_the_other(demo_data, voice, tmp_path, voice_clip):
     folder = tmp_path / "speaker"
     assert train.main(["--data", str(demo_data), "--run", str(folder), "--encoder", "speaker"]) == 0
     loaded, faces = listener.load(folder, None, 1.0, 0), gallery.of_data(demo_data, 128, 100, 0)
