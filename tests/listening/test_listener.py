@@ -51,7 +51,7 @@ def test_the_speaker_encoder_predicts_as_the_other(demo_data, voice, tmp_path, v
     prediction = loaded.predict(recordings.read_recording(voice))
     found, _ = loaded.most_similar(prediction[None], faces, 5)
     clips = feature_files.ready_clips(demo_data)
-    of_clip = loaded.encoder(feature_files.load_spectrogram(demo_data, clips[0])[None]).numpy() - loaded.centre
+    of_clip = loaded.encoder(feature_files.load_spectrogram(demo_data, voice_clip)[None]).numpy() - loaded.centre
     features = np.stack([feature_files.load_embedding(demo_data, clip, 128) for clip in clips]) - loaded.centre
     expected, _ = most_similar(of_clip, features, 5)
     assert len({faces.names[number] for number in found[0]} & {clips[number] for number in expected[0]}) >= 4
