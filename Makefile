@@ -9,7 +9,7 @@ RUN = .venv/bin/python
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: .venv/installed  ## install everything into .venv (3.4 GB)
+install: .venv/installed  ## install everything into .venv (3.6 GB)
 
 # Without refinement of the decoded faces: the face network was trained on photos, not on rendered faces.
 demo: .venv/installed  ## from scratch to tables and pictures, on synthetic people (about 8 minutes)

@@ -57,7 +57,7 @@ def demo_clips(folder: Path, people: int) -> list[Path]:
 def under_many_names(clips: list[Path], n: int, folder: Path) -> Path:
     """Link clips under n names in <folder>/videos. Returns a csv of them."""
     (folder / "videos").mkdir(parents=True)
-    with open(folder / "clips.csv", "w", newline="") as file:
+    with open(folder / "clips.csv", "w", encoding="utf-8", newline="") as file:
         for i in range(n):
             (folder / "videos" / f"{utils.clip_name(f'v{i}', 0, 6)}.mp4").symlink_to(clips[i % len(clips)].resolve())
             csv.writer(file).writerow((f"v{i}", 0, 6, 0.5, 0.5))
@@ -68,7 +68,7 @@ def under_many_names(clips: list[Path], n: int, folder: Path) -> Path:
 def mirror(clips: list[Path], n: int, folder: Path):
     """Serve clips under n ids on loopback. Yields the url template, and a csv with a segment of each."""
     folder.mkdir()
-    with open(folder / "clips.csv", "w", newline="") as file, Server(folder) as server:
+    with open(folder / "clips.csv", "w", encoding="utf-8", newline="") as file, Server(folder) as server:
         for i in range(n):
             (folder / f"v{i}.mp4").symlink_to(clips[i % len(clips)].resolve())
             csv.writer(file).writerow((f"v{i}", 0.2, 2.7, 0.5, 0.5))
@@ -144,7 +144,6 @@ def run(options: Options) -> None:
             print(f"preprocess.py --face-model dlib, {n} clips of 2.5 s fetched: {seconds:.3f} s a clip; {shares}", flush=True)
 
         detection._face_recognition()  # loads its networks, which is not part of the time
-        librosa.effects.split(np.zeros(1000, np.float32))
         network, preprocess_input = vggface.network(), vggface._keras_vggface()[1].preprocess_input
         network.predict(np.zeros((1, 224, 224, 3), np.float32), verbose=0)
         seconds = []

@@ -102,8 +102,7 @@ def _extract_clip(row: Row, path: Path, settings: ExtractionSettings, seconds: c
 
     with timed(seconds, "detect"):
         found = detection.find_face(read.frame, later_frames, row.x, row.y, settings.detector)
-    extract = _extract_face(row.clip, found, read.samples, settings, seconds)
-    return dataclasses.replace(extract, line=dataclasses.replace(extract.line, speech_seconds=round(speech_seconds, 2)))
+    return _extract_face(row.clip, found, settings, seconds, read.samples, round(speech_seconds, 2))
 
 
 def check_length(clip: media.Clip, row: Row) -> None:
@@ -129,14 +128,19 @@ def extract_photos(batch: list[photos.Photo], settings: ExtractionSettings) -> t
                     picture = photos.read_photo(photo.path)
                 with timed(seconds, "detect"):
                     found = detection.find_photo_face(picture, settings.detector)
-                results.append(_extract_face(photo.clip, found, None, settings, seconds))
+                results.append(_extract_face(photo.clip, found, settings, seconds))
             except Skip as skip:
                 results.append(Line(photo.clip, skip.reason, skip.detail, settings.face_model, settings.detector))
         return results, seconds
 
 
 def _extract_face(
-    clip: str, found: detection.Found, waveform, settings: ExtractionSettings, seconds: collections.Counter
+    clip: str,
+    found: detection.Found,
+    settings: ExtractionSettings,
+    seconds: collections.Counter,
+    waveform: np.ndarray | None = None,
+    speech_seconds: float | str = "",
 ) -> Extract:
     with timed(seconds, "landmarks"):
         portrait, box = detection.crop_portrait(found.frame, found.box)
@@ -146,8 +150,6 @@ def _extract_face(
         with timed(seconds, "embed"):
             embedding = detection.dlib_feature(found.frame, found.box)
     top, right, bottom, left = found.box
-    face_pixels = bottom - top
-    line = Line(
-        clip, "ready", "", settings.face_model, found.detector, f"{found.second:g}", top, right, bottom, left, face_pixels
-    )
+    place = f"{found.second:g}", top, right, bottom, left, bottom - top
+    line = Line(clip, "ready", "", settings.face_model, found.detector, *place, speech_seconds)
     return Extract(line, found.face, portrait, landmarks, embedding, waveform)

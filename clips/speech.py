@@ -10,6 +10,7 @@ Source: Silero Team, "Silero VAD", https://github.com/snakers4/silero-vad; the p
 
 import functools
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +46,13 @@ PAUSE_DB = 40  # dB below the loudest part: quieter stretches are pauses where t
 @functools.cache
 def _detector():
     """Load the network. Raises InputError if the package is not installed."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import: onnxruntime 1.29 and later report to their maker
     import onnxruntime  # slow to import, and photos need none
 
     package = importlib.util.find_spec("silero_vad")  # does not import the package
     path = Path(package.submodule_search_locations[0], "data", "silero_vad_16k_sequence.onnx") if package else None
     if path is None or not path.exists():
         raise InputError("expected the network in the package silero-vad, found none; pip install --no-deps silero-vad==6.2.3")
-    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # more are slower for windows one after another
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

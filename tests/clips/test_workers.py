@@ -167,7 +167,7 @@ def test_a_run_killed_at_twenty_random_moments_ends_like_an_undisturbed_one(demo
         assert process.wait() == -signal.SIGKILL
         wait_for(lambda: not group_lives(process.pid), 10)  # noqa: B023, the workers end with the main process
     assert 0 < made[-1] < 3 * len(rows)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=900)
     undisturbed = contents(demo_data)
     assert contents(data) == {
         f"{folder}/{clip}.{ending}": undisturbed[f"{folder}/{source}.{ending}"]
