@@ -12,6 +12,7 @@ DECAY_RATE, DECAY_STEPS = 0.95, 10_000  # the paper's learning rate: times 0.95 
 
 WARM_UP = 0.05  # share of all steps in which the cosine schedule rises
 FIRST_LOSS_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000  # of mixed_float16, Keras's values
+LEAST_LOSS_SCALE = 1.0  # of mixed_float16; at 0 every further loss would be nan
 
 
 def best_precision() -> str:
@@ -73,8 +74,8 @@ def adam(encoder, schedule: str, learning_rate: float, n_steps: int, weight_deca
 class LossScale(keras.layers.Layer):
     """The factor that keeps the gradients of mixed_float16 above its smallest number.
 
-    The factor is halved when gradients overflow, and doubled after STEPS_TO_DOUBLE steps without overflow. Keras's own
-    implementation does not work over several GPUs.
+    The factor is halved when gradients overflow, to LEAST_LOSS_SCALE at least, and doubled after STEPS_TO_DOUBLE steps without
+    overflow. Keras's own implementation does not work over several GPUs.
     """
 
     def __init__(self):
@@ -86,33 +87,57 @@ class LossScale(keras.layers.Layer):
         """Count a step whose gradients were finite, bool (), or halve the factor."""
         steps = tf.where(finite, self.steps + 1, 0.0)
         double = steps >= STEPS_TO_DOUBLE
-        self.factor.assign(tf.where(finite, tf.where(double, 2.0, 1.0), 0.5) * self.factor)
+        factor = tf.where(finite, tf.where(double, 2.0, 1.0), 0.5) * self.factor
+        self.factor.assign(tf.maximum(factor, LEAST_LOSS_SCALE))
         self.steps.assign(tf.where(double, 0.0, steps))
 
 
 def training_step(encoder, optimizer, loss, batch_size: int, loss_scale: LossScale | None = None):
-    """Return a function that trains on a batch of `training_batches` and returns its mean loss over all replicas."""
+    """Return a function that trains on a batch of `training_batches` and returns its mean loss over all replicas.
+
+    With a loss scale, a step whose gradients overflow on one of the replicas changes nothing but the loss scale: no weight, no
+    state of the optimizer and no running statistics of batch norm, on any replica.
+    """
     strategy = tf.distribute.get_strategy()
     variables = encoder.trainable_variables
 
-    def on_one_replica(spectrograms, faces):
+    def loss_and_gradients(spectrograms, faces, *videos):
         with tf.GradientTape() as tape:
-            clip_losses = loss(faces, encoder(spectrograms, training=True))
+            clip_losses = loss(faces, encoder(spectrograms, training=True), *videos)
             mean = tf.reduce_sum(clip_losses) / batch_size
             scaled = mean * tf.convert_to_tensor(loss_scale.factor) if loss_scale else mean
-        gradients = tape.gradient(scaled, variables)
-        if loss_scale:
-            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
-            if strategy.num_replicas_in_sync > 1:
-                failures = tf.distribute.get_replica_context().all_reduce("SUM", tf.cast(~finite, tf.float32))
-                finite = failures == 0
-            gradients = [tf.where(finite, gradient / loss_scale.factor, 0.0) for gradient in gradients]  # 0: no step
-            loss_scale.update(finite)
+        return mean, tape.gradient(scaled, variables)
+
+    def apply(gradients):
         optimizer.apply(gradients, variables)
+
+    def plain_step(*batch):
+        mean, gradients = loss_and_gradients(*batch)
+        apply(gradients)
         return mean
+
+    def scaled_gradients(*batch):
+        statistics = [tf.identity(variable) for variable in encoder.non_trainable_variables]  # before this step
+        mean, gradients = loss_and_gradients(*batch)
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+        gradients = [gradient / loss_scale.factor for gradient in gradients]
+        return mean, gradients, statistics, tf.cast(~finite, tf.float32)
+
+    def restore(statistics):
+        for variable, value in zip(encoder.non_trainable_variables, statistics):
+            variable.assign(value)
 
     @tf.function
     def step(batch):
-        return strategy.reduce("SUM", strategy.run(on_one_replica, batch), axis=None)
+        if not loss_scale:
+            return strategy.reduce("SUM", strategy.run(plain_step, batch), axis=None)
+        means, gradients, statistics, failures = strategy.run(scaled_gradients, batch)
+        finite = strategy.reduce("SUM", failures, axis=None) == 0  # on all replicas
+        if finite:
+            strategy.run(apply, (gradients,))
+        else:
+            strategy.run(restore, (statistics,))
+        loss_scale.update(finite)
+        return strategy.reduce("SUM", means, axis=None)
 
     return step
