@@ -10,19 +10,27 @@ from pathlib import Path
 import numpy as np
 
 from clips.feature_files import load_embedding, load_spectrogram
-from utils import N_BINS, N_FRAMES, InputError
+from utils import N_BINS, N_FRAMES, InputError, video_of
 from voices.backend import tf
 
 READERS = 4  # clips read at the same time
 PREFETCH = 4  # batches ready in memory
+BATCH = tf.float16, tf.float32  # spectrograms and face features
+TRAINING_BATCH = *BATCH, tf.int64  # and the numbers of the videos
 
 
-def _read_all(numbers, read, n_frames: int, feature_size: int, batch_size: int, errors: list):
+def video_numbers(clips: list[str]) -> np.ndarray:
+    """Return the number of each clip's video, in the order in which the videos first appear: int64 (len(clips),)."""
+    numbers = {}
+    return np.array([numbers.setdefault(video_of(clip), len(numbers)) for clip in clips], np.int64)
+
+
+def _read_all(numbers, read, n_frames: int, feature_size: int, batch_size: int, errors: list, dtypes=BATCH):
     """Read and batch the clips of a dataset of numbers, in its order.
 
     Args:
         numbers: tf.data.Dataset of int64.
-        read: function from a number to a spectrogram and a face feature.
+        read: function from a number to a spectrogram, a face feature and, for training, the number of the video.
         errors: list that receives the error of a broken file.
     """
 
@@ -34,8 +42,9 @@ def _read_all(numbers, read, n_frames: int, feature_size: int, batch_size: int, 
             raise
 
     def read_tensors(number):
-        spectrogram, feature = tf.numpy_function(read_or_note, [number], (tf.float16, tf.float32), stateful=False)
-        return tf.ensure_shape(spectrogram, (n_frames, N_BINS, 2)), tf.ensure_shape(feature, (feature_size,))
+        values = tf.numpy_function(read_or_note, [number], dtypes, stateful=False)
+        shapes = (n_frames, N_BINS, 2), (feature_size,), ()
+        return tuple(tf.ensure_shape(value, shape) for value, shape in zip(values, shapes))
 
     options = tf.data.Options()
     options.autotune.enabled = False  # its thread would sleep for seconds after the last clip, and hold up everything else
@@ -98,9 +107,10 @@ def training_batches(data: Path, clips: list[str], feature_size: int, crops: Cro
     their crops depend on `crops` alone.
 
     Returns:
-        Iterator of batches for `steps.training_step`, and a list that receives the error of a broken file.
+        Iterator of batches for `steps.training_step`, each of crops, float16 (B, n_frames, N_BINS, 2), face features, float32
+        (B, feature_size), and the numbers of their videos, int64 (B,); and a list that receives the error of a broken file.
     """
-    strategy, errors = tf.distribute.get_strategy(), []
+    strategy, errors, videos = tf.distribute.get_strategy(), [], video_numbers(clips)
     n_steps = len(clips) // crops.batch_size  # in an epoch
 
     @functools.lru_cache(maxsize=2)
@@ -112,14 +122,14 @@ def training_batches(data: Path, clips: list[str], feature_size: int, crops: Cro
         epoch, step = divmod(step, n_steps)
         number = order(epoch)[step * crops.batch_size + in_batch]
         spectrogram = crops.crop(load_spectrogram(data, clips[number]), epoch, number)
-        return spectrogram, load_embedding(data, clips[number], feature_size)
+        return spectrogram, load_embedding(data, clips[number], feature_size), videos[number]
 
     def dataset_of_machine(context):
         share = crops.batch_size // context.num_input_pipelines  # clips of each batch on this machine
         numbers = tf.data.Dataset.range(first_step * share, last_step * share)
         places = numbers.map(lambda n: n // share * crops.batch_size + context.input_pipeline_id * share + n % share)
         per_replica = context.get_per_replica_batch_size(crops.batch_size)
-        return _read_all(places, read, crops.n_frames, feature_size, per_replica, errors)
+        return _read_all(places, read, crops.n_frames, feature_size, per_replica, errors, TRAINING_BATCH)
 
     return iter(strategy.distribute_datasets_from_function(dataset_of_machine)), errors
 

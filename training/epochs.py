@@ -14,7 +14,7 @@ from tqdm import tqdm
 import utils
 from judging import plots
 from judging.ranks import chance_at_k, rank, recall_at_k
-from training.batches import predict_features
+from training.batches import predict_features, video_numbers
 from training.runs import Progress
 from utils import InputError
 from voices.backend import tf
@@ -120,11 +120,14 @@ def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], ba
             "the features predicted for validation are not finite after this epoch, expected finite numbers; "
             "try a lower --learning-rate or --precision float32"
         )
-    starts = range(0, len(clips), batch_size)
-    clip_losses = [loss(faces[i : i + batch_size], voices[i : i + batch_size]) for i in starts]
+    # In an order of its own, the same after each epoch: in the order of names, the clips of a video would meet in a batch.
+    order, videos = np.random.default_rng(0).permutation(len(clips)), video_numbers(clips)
+    clip_losses = np.empty(len(clips), np.float32)
+    for batch in np.array_split(order, math.ceil(len(clips) / batch_size)):
+        clip_losses[batch] = loss(faces[batch], voices[batch], videos[batch])
     ranking = rank(voices - centre, faces - centre, [utils.video_of(clip) for clip in clips])
     return {
-        "val_loss": float(np.mean(np.concatenate(clip_losses))),
+        "val_loss": float(np.mean(clip_losses)),
         "val_gallery": len(clips),
         "val_recall": {str(k): recall_at_k(ranking.ranks, k) for k in RECALL_AT},
         "val_chance": {str(k): chance_at_k(ranking, k) for k in RECALL_AT},

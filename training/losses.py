@@ -1,7 +1,8 @@
 """The losses of the voice encoder.
 
 Each loss takes the true and the predicted face features, float32 (B, D), and returns one number a clip, float32 (B,); training
-takes the mean over the batch, over all replicas.
+takes the mean over the batch, over all replicas. Those of `loss_function` also take the number of each clip's video, int (B,),
+which contrastive alone needs.
 
 Source: slides, "Loss calculations".
 """
@@ -46,22 +47,31 @@ def distillation_loss(face, voice, fc8):
     return -tf.reduce_sum(p_face * log_p_voice, axis=-1)
 
 
-def contrastive_loss(face, voice):
+def contrastive_loss(face, voice, videos):
     """Return the mean of -log p(true face | voice) and -log p(true voice | face), among all clips of the step.
 
-    p is the softmax of the cosine similarities divided by CONTRASTIVE_TEMPERATURE, over the clips of all replicas.
+    p is the softmax of the cosine similarities divided by CONTRASTIVE_TEMPERATURE, over the clips of all replicas. Other clips
+    of the same video, which show the same person, are left out.
+
+    Args:
+        face, voice: float32 (B, D).
+        videos: int (B,), the video of each clip.
+
     Source: van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018 (InfoNCE).
     """
     face, voice = tf.math.l2_normalize(face, axis=-1), tf.math.l2_normalize(voice, axis=-1)
-    all_faces, all_voices, first = face, voice, 0
+    all_faces, all_voices, all_videos, first = face, voice, videos, 0
     context = tf.distribute.get_replica_context()
     if context is not None and context.num_replicas_in_sync > 1:
-        all_faces, all_voices = (context.all_gather(feature, axis=0) for feature in (face, voice))
+        all_faces, all_voices, all_videos = (context.all_gather(of_clips, axis=0) for of_clips in (face, voice, videos))
         first = context.replica_id_in_sync_group * tf.shape(face)[0]
     true = first + tf.range(tf.shape(face)[0])
+    same_video = videos[:, None] == all_videos  # (B, B of all replicas)
+    left_out = same_video & (true[:, None] != tf.range(tf.shape(all_faces)[0]))
 
     def cross_entropy(queries, answers):
         logits = tf.matmul(queries, answers, transpose_b=True) / CONTRASTIVE_TEMPERATURE  # (B, B of all replicas)
+        logits = tf.where(left_out, logits.dtype.min, logits)
         return tf.nn.sparse_softmax_cross_entropy_with_logits(true, logits)
 
     return (cross_entropy(voice, all_faces) + cross_entropy(face, all_voices)) / 2
@@ -78,7 +88,7 @@ def decoding_loss(face, voice, first_layer):
 
 
 def loss_function(name: str, centre: np.ndarray, load_fc8=None, first_layer=None):
-    """Return one of LOSSES, by train.py's --loss.
+    """Return one of LOSSES, by train.py's --loss: a function of faces, voices and the videos of the clips.
 
     Args:
         name: l1, l2, total or contrastive.
@@ -92,7 +102,7 @@ def loss_function(name: str, centre: np.ndarray, load_fc8=None, first_layer=None
     """
     centre = tf.constant(centre)
 
-    def l2(face, voice):
+    def l2(face, voice, videos=None):
         return l2_loss(face - centre, voice - centre)
 
     if name == "total":
@@ -103,13 +113,13 @@ def loss_function(name: str, centre: np.ndarray, load_fc8=None, first_layer=None
             )
         fc8 = load_fc8()
 
-        def total(face, voice):
+        def total(face, voice, videos=None):
             of_both = LAMBDA_1 * l2(face, voice) + LAMBDA_2 * distillation_loss(face, voice, fc8)
             return of_both + DECODING_WEIGHT * decoding_loss(face, voice, first_layer) if first_layer else of_both
 
         return total
     return {
-        "l1": l1_loss,
+        "l1": lambda face, voice, videos=None: l1_loss(face, voice),
         "l2": l2,
-        "contrastive": lambda face, voice: contrastive_loss(face - centre, voice - centre),
+        "contrastive": lambda face, voice, videos: contrastive_loss(face - centre, voice - centre, videos),
     }[name]

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 from clips import feature_files
-from training.batches import Crops, clip_batches, training_batches
+from training.batches import Crops, clip_batches, training_batches, video_numbers
 from utils import N_BINS, N_FRAMES, InputError
 from voices.backend import tf
 
 
 @pytest.fixture
 def ten_clips(tmp_path, rng):
-    clips = [f"v{i}_0-6" for i in range(10)]
+    clips = [f"v{i // 2}_{i}-6" for i in range(10)]
     for i, clip in enumerate(clips):
         spectrogram = np.full((N_FRAMES, N_BINS, 2), i, np.float16)
         spectrogram[:, 0, 0] = np.arange(N_FRAMES)  # the number of the frame
@@ -43,8 +43,9 @@ def test_training_takes_each_clip_once_an_epoch(ten_clips):
     orders, starts = [], []
     for epoch in range(3):
         parts = steps(*ten_clips, 2 * epoch, 2 * epoch + 2)
-        assert [x.shape for x, _ in parts] == [(4, 300, N_BINS, 2)] * 2
-        spectrograms, features = (np.concatenate(part) for part in zip(*parts))
+        assert [x.shape for x, *_ in parts] == [(4, 300, N_BINS, 2)] * 2
+        spectrograms, features, videos = (np.concatenate(part) for part in zip(*parts))
+        assert videos.tolist() == [i // 2 for i in features[:, 0]]  # and its video
         assert features[:, 0].tolist() == spectrograms[:, 5, 1, 0].tolist()  # a clip keeps its feature
         assert (np.diff(spectrograms[:, :, 0, 0].astype(float), axis=1) == 1).all()  # the frames of a crop are consecutive
         orders.append(tuple(features[:, 0]))
@@ -56,10 +57,10 @@ def test_training_takes_each_clip_once_an_epoch(ten_clips):
 def test_steps_are_a_function_of_seed_and_number(ten_clips):
     changes = {"mask_bins": 30, "mask_frames": 30}
     all_steps = steps(*ten_clips, 0, 6, **changes)
-    for (a, b), (c, d) in zip(steps(*ten_clips, 3, 5, **changes), all_steps[3:5]):  # as after --resume
-        np.testing.assert_array_equal(a, c)
-        np.testing.assert_array_equal(b, d)
-    assert any((a != c).any() for (a, _), (c, _) in zip(steps(*ten_clips, 0, 6, seed=1, **changes), all_steps))
+    for ours, theirs in zip(steps(*ten_clips, 3, 5, **changes), all_steps[3:5]):  # as after --resume
+        for a, b in zip(ours, theirs):
+            np.testing.assert_array_equal(a, b)
+    assert any((a != c).any() for (a, *_), (c, *_) in zip(steps(*ten_clips, 0, 6, seed=1, **changes), all_steps))
 
 
 def test_masks_silence_two_bands_and_two_spans(rng):
@@ -91,9 +92,13 @@ def test_several_machines_share_each_batch(ten_clips, first, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(tf.distribute, "get_strategy", Strategy)
             halves.append(steps(*ten_clips, first, 5))
-    for (a, b), (c, d), (e, f) in zip(whole, *halves):
-        np.testing.assert_array_equal(a, np.concatenate([c, e]))
-        np.testing.assert_array_equal(b, np.concatenate([d, f]))
+    for of_step, *of_machines in zip(whole, *halves):
+        for values, *of_both in zip(of_step, *of_machines):
+            np.testing.assert_array_equal(values, np.concatenate(of_both))
+
+
+def test_videos_are_numbered_as_they_appear():
+    assert video_numbers(["b_0-6", "a_0-6", "b_9-15", "c_0-6", "a_7-9"]).tolist() == [0, 1, 0, 2, 1]
 
 
 def test_a_broken_file_is_named(ten_clips):
@@ -102,4 +107,4 @@ def test_a_broken_file_is_named(ten_clips):
     batches, errors = clip_batches(data, clips, 128, batch_size=4)
     with pytest.raises(tf.errors.OpError):
         list(batches)
-    assert isinstance(errors[0], InputError) and "v7_0-6.pkl: expected a pickle" in str(errors[0])
+    assert isinstance(errors[0], InputError) and "v3_7-6.pkl: expected a pickle" in str(errors[0])

@@ -41,16 +41,29 @@ def test_contrastive_loss_equals_a_hand_computation(rng):
     face, voice = rng.normal(size=(2, 5, 7)).astype(np.float32)
     cosine = normalise(voice) @ normalise(face).T
     by_hand = [-np.log(np.diag(softmax(logits))) for logits in (cosine / 0.1, cosine.T / 0.1)]
-    np.testing.assert_allclose(contrastive_loss(face, voice), np.mean(by_hand, axis=0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(contrastive_loss(face, voice, np.arange(5)), np.mean(by_hand, axis=0), rtol=1e-3, atol=1e-4)
+
+
+def test_clips_of_one_video_are_not_told_apart(rng):
+    """Clips 0, 2 and 3 are of one video: each has the clips 1 and 4 as its only negatives."""
+    face, voice = rng.normal(size=(2, 5, 7)).astype(np.float32)
+    cosine = normalise(voice) @ normalise(face).T
+    by_hand = []
+    for clip, negatives in ((0, [1, 4]), (1, [0, 2, 3, 4]), (2, [1, 4]), (3, [1, 4]), (4, [0, 1, 2, 3])):
+        both_ways = (cosine[clip] / 0.1, cosine[:, clip] / 0.1)
+        by_hand.append(np.mean([np.logaddexp.reduce(of[[clip, *negatives]]) - of[clip] for of in both_ways]))
+    found = contrastive_loss(face, voice, np.array([7, 2, 7, 7, 4]))
+    np.testing.assert_allclose(found, by_hand, rtol=1e-3, atol=1e-4)
 
 
 def test_directions_are_compared_from_the_centre(rng):
     face, voice = rng.normal(size=(2, 5, 7)).astype(np.float32)
     centre = rng.normal(size=7).astype(np.float32)
-    for name, plain in (("l2", l2_loss), ("contrastive", contrastive_loss)):
+    videos = np.arange(5)
+    for name, plain in (("l2", l2_loss(face, voice)), ("contrastive", contrastive_loss(face, voice, videos))):
         loss = loss_function(name, centre)
-        np.testing.assert_allclose(loss(face + centre, voice + centre), plain(face, voice), rtol=1e-3, atol=1e-5)
-        assert np.abs(loss(face, voice) - plain(face, voice)).max() > 0.01
+        np.testing.assert_allclose(loss(face + centre, voice + centre, videos), plain, rtol=1e-3, atol=1e-5)
+        assert np.abs(loss(face, voice, videos) - plain).max() > 0.01
     np.testing.assert_array_equal(loss_function("l1", centre)(face, voice), l1_loss(face, voice))
 
 
@@ -96,15 +109,15 @@ def test_total_loss_requires_an_intact_weight_file(small_fc8):
 def test_gradients_are_those_of_finite_differences(name, small_fc8, rng):
     """Along random directions, within the accuracy of float32."""
     face, voice, direction = rng.normal(size=(3, 4, 4096)).astype(np.float32)
-    loss = loss_function(name, 0.1 * rng.normal(size=4096).astype(np.float32), vggface.fc8)
+    loss, videos = loss_function(name, 0.1 * rng.normal(size=4096).astype(np.float32), vggface.fc8), np.array([0, 1, 2, 1])
     direction *= 64 / np.linalg.norm(direction)
     with tf.GradientTape() as tape:
         voice = tf.constant(voice)
         tape.watch(voice)
-        value = tf.reduce_mean(loss(face, voice))
+        value = tf.reduce_mean(loss(face, voice, videos))
     slope = float(tf.reduce_sum(tape.gradient(value, voice) * direction))
     step = 0.02
-    above, below = (float(np.mean(loss(face, voice + sign * step * direction))) for sign in (1, -1))
+    above, below = (float(np.mean(loss(face, voice + sign * step * direction, videos))) for sign in (1, -1))
     assert slope == pytest.approx((above - below) / (2 * step), rel=0.02, abs=2e-3 * abs(float(value)))
     assert abs(slope) > 1e-4
 
