@@ -24,6 +24,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 import utils
 from utils import InputError, check, option
 
@@ -112,6 +114,7 @@ class Options:
 
 def evaluate(options: Options, folder: Path) -> None:
     """Evaluate the run in a folder: print the result, and write figures and pictures there. Raises InputError."""
+    import model
     from clips import feature_files
     from judging import leaks, parts, pictures, tables
     from training import runs
@@ -121,34 +124,40 @@ def evaluate(options: Options, folder: Path) -> None:
     data, centre = options.data or Path(run["data"]), run["centre"]
     if not data.is_dir():
         raise InputError(f"{data}: expected the data that {folder} was trained on, found no such folder; name it with --data")
-    clips, trained_on = utils.split_clips(feature_files.ready_clips(data), run["seed"]), set(run["clips"]["train"])
+    ready = feature_files.ready_clips(data)
+    clips, known = utils.split_clips(ready, run["seed"]), set(ready)
+    seen = {part: [clip for clip in of_part if clip in known] for part, of_part in run["clips"].items()}
+    trained_on = set(seen["train"])
     clips["train"] = [clip for clip in clips["train"] if clip in trained_on]
-    if (n_videos := len({utils.video_of(clip) for clip in clips["train"]})) < 2:
+    if not clips["train"]:
         raise InputError(
-            f"{data}: expected training clips of {folder}, of at least two videos, found {n_videos}; is it the data that this "
-            "run was trained on?"
+            f"{data}: expected training clips of {folder}, found none; is it the data that this run was trained on?"
         )
     decode = runs.load_face_decoder(options.decoder, run["feature_size"], options.exaggerate, options.refinements)
-    encoder = runs.load_encoder(folder, run)
+    size = run["feature_size"]
+    encoder = model.of_whole_and_start(runs.load_encoder(folder, run), utils.frames_in(parts.SHORT_SECONDS))
 
-    judged, rows, mean_face = {}, {}, None
+    judged, rows = {}, {}
+    trained_faces = utils.sample_clips(clips["train"], options.clips, run["seed"])
+    mean_face = np.mean([feature_files.load_embedding(data, clip, size) for clip in trained_faces], axis=0)
     for name, of_part in clips.items():
+        of_part = utils.sample_clips(of_part, options.clips, run["seed"])
         if len({utils.video_of(clip) for clip in of_part}) < 2:
             print(f"evaluate: fewer than two {name} videos in {data}, left out of the table", file=sys.stderr)
             continue
-        of_part = utils.sample_clips(of_part, options.clips, run["seed"])
-        (voices, faces), (short, _) = (
-            predict_features(encoder, data, of_part, run["feature_size"], options.batch_size, n_frames)
-            for n_frames in (utils.N_FRAMES, utils.frames_in(parts.SHORT_SECONDS))
-        )
-        judged[name] = part = parts.part_of(of_part, voices, short, faces, centre)
-        mean_face = faces.mean(axis=0) if name == "train" else mean_face
+        voices, faces = predict_features(encoder, data, of_part, size, options.batch_size)
+        judged[name] = part = parts.part_of(of_part, voices[:, :size], voices[:, size:], faces, centre)
         gallery = options.gallery
         if gallery and gallery > part.ranking.others.min() + 1:
             print(f"evaluate: fewer than --gallery {gallery} {name} faces of different videos, not reported", file=sys.stderr)
             gallery = None
         rows[name] = parts.score(part, centre, mean_face, options.k, gallery)
-    found = leaks.find_leaks(run, data, judged)
+        rows[name]["fitted_on"] = name == "train" or (name == "val" and run["fitted_on_validation"])
+    if not rows:
+        raise InputError(
+            f"{data}: expected two videos in a part of the split, found none with more than one; pass more --clips"
+        )
+    found = leaks.find_leaks({**run, "clips": seen}, data, judged)
     if decode and "test" in judged:
         found += leaks.of_videos(judged["test"].clips, decode.training_faces, "used to fit the face decoder")
 

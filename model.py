@@ -6,7 +6,7 @@ B is the batch size and T the number of spectrogram frames: N_FRAMES (598) for 6
 import warnings
 from pathlib import Path
 
-from utils import FEATURE_SIZE, FFT_SIZE, HOP, N_BINS, POWER, WINDOW
+from utils import FEATURE_SIZE, FFT_SIZE, HOP, N_BINS, N_FRAMES, POWER, WINDOW
 from voices.backend import keras, layers, tf
 from voices.ge2e import SpeakerEmbedding
 
@@ -141,6 +141,18 @@ def load_weights(encoder: keras.Model, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the error that follows says the same
         encoder.load_weights(path)
+
+
+def of_whole_and_start(encoder: keras.Model, n_frames: int) -> keras.Model:
+    """Join two predictions of an encoder, so that each spectrogram is read once.
+
+    Returns:
+        Model from float (B, N_FRAMES, N_BINS, 2) to float32 (B, 2 * feature_size): the features predicted from the whole clip,
+        then those from its first n_frames.
+    """
+    spectrograms = keras.Input((N_FRAMES, N_BINS, 2), name="spectrogram")
+    both = encoder(spectrograms), encoder(spectrograms[:, :n_frames])
+    return keras.Model(spectrograms, keras.ops.concatenate(both, axis=-1), name="whole_and_start_encoder")
 
 
 def waveform_encoder(encoder: keras.Model) -> keras.Model:

@@ -9,6 +9,7 @@ otherwise it is fetched with yt-dlp. Writes for each clip, under --data,
     faces/<clip>.jpg          the face, 224 x 224 pixels
     portraits/<clip>.jpg      the head with hair and neck, at most 320 pixels, for the face decoder
     landmarks/<clip>.pkl      float32 (68, 2), in pixels of the portrait
+    prints/<clip>.pkl         float16 (1760,), by which evaluate.py finds copies of a clip
 
 and one line per row to manifest.csv, with the status `ready` or the reason why the clip was skipped. A second run processes
 missing clips only, among them clips skipped for a temporary reason, such as a broken connection or a rate limit.

@@ -325,7 +325,7 @@ def train_encoder(options: Options) -> None:
 
     folder = utils.run_folder(options.run)
     if options.resume:
-        clips, centre = setup.clips_of_run(folder, options.data)
+        clips, centre = setup.clips_of_run(folder, options.data, options.epochs)
     else:
         clips, feature_size = setup.choose_clips(options.data, options.clips, options.batch_size, options.seed)
         centre = setup.choose_centre(options.centre, options.data, clips["train"], feature_size, options.seed)
@@ -350,20 +350,20 @@ def train_encoder(options: Options) -> None:
         training = setup.build(options, centre, last_step)
         progress = runs.Progress()
         if options.resume:
-            progress = runs.load_checkpoint(folder / utils.LAST_WEIGHTS, training.encoder, training.state)
-            print(f"train: resumed after step {progress.step} of {last_step}", file=sys.stderr)
+            progress = setup.resume(folder, options, training, n_steps)
+        on_both = options.encoder == "speaker" and options.epochs == 0 and closed_form.has_few_people(clips["val"])
         if chief:
-            runs.start(folder, options, clips, centre)
+            runs.start(folder, options, clips, centre, on_both)
 
         def save():
             if chief:
                 runs.save_weights(folder / utils.LAST_WEIGHTS, training.encoder, training.state, progress)
 
-        def end_epoch(number, train_loss, n_clips):
-            """Validate, save and write history. Returns the record of the epoch."""
+        def end_epoch(number, train_loss, n_clips, **more):
+            """Validate, save and write history, with `more` in the record of the epoch. Returns the record."""
             scores = epochs.validate(training.encoder, training.loss, centre, options.data, clips["val"], options.batch_size)
             rate = float(training.optimizer.learning_rate)
-            record = epochs.record_epoch(progress, number, train_loss, n_clips, rate, scores)
+            record = epochs.record_epoch(progress, number, train_loss, n_clips, rate, {**scores, **more})
             if record["val_loss"] < progress.best_loss:
                 progress.best_epoch, progress.best_loss = number, record["val_loss"]
                 runs.save_weights(folder / utils.BEST_WEIGHTS, training.encoder)
@@ -384,11 +384,13 @@ def train_encoder(options: Options) -> None:
         with (tf.summary.create_file_writer(events) if writes_events else tf.summary.create_noop_writer()).as_default():
             if options.encoder == "speaker" and not options.resume:
                 started = time.perf_counter()
-                train_loss, penalty = closed_form.fit(
-                    training.encoder, training.loss, centre, options.data, clips, options.whitening, options.batch_size
+                fitted = closed_form.fit(
+                    training.encoder, training.loss, centre, options.data, clips, options.whitening, options.batch_size, on_both
                 )
-                progress.seconds = time.perf_counter() - started
-                print(epochs.line_of_closed_form(end_epoch(0, train_loss, n_train), penalty), flush=True)
+                progress.seconds = seconds = time.perf_counter() - started
+                more = {"cv_matching": fitted.matching} if fitted.cross_validated else {}
+                end_epoch(0, fitted.train_loss, n_train, **more)
+                print(epochs.line_of_closed_form(seconds, fitted), flush=True)
             timed = say_time if chief else None
             with epochs.noting_signals() as stopping:
                 while progress.step < last_step and not stopping:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from clips import feature_files, fetch, workers
+from clips import feature_files, fetch, prints, workers
 from clips.extraction import Extract, ExtractionSettings, timed
 from clips.records import FILES, Line, append_lines, manifest_path
 from clips.sources import Source, counted
@@ -74,6 +74,7 @@ def finish(batch: list[Extract], data: Path, networks: concurrent.futures.Future
             }
             if spectrogram is not None:
                 sizes["spectrogram_bytes"] = feature_files.save_array(feature_files.spectrogram_path(data, clip), spectrogram)
+                prints.save_prints(data, clip, extract.face, spectrogram)
             lines.append(dataclasses.replace(extract.line, **sizes))
     return lines, durations
 
@@ -198,7 +199,7 @@ def _run(source: Source, data: Path, settings: ExtractionSettings, load, start, 
         shares = ", ".join(f"{stage} {durations[stage] / durations.total():.0%}" for stage in STAGES)
         made, seconds = counted(counts["ready"] - n_before, source.product), time.perf_counter() - started
         print(f"preprocess: {made} in {seconds:.1f} s; share of the work: {shares}", file=sys.stderr)
-    for path_of in FILES.values():  # at the end, for the folders may be large
+    for path_of in (*FILES.values(), prints.prints_path):  # at the end, for the folders may be large
         remove_leftovers(path_of(data, "").parent)
     return _summarise(source, data, counts, n_before, bot_check)
 

@@ -2,45 +2,18 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
+from tqdm import tqdm
 
 import utils
-from clips import feature_files, media
+from clips import prints
 from judging import published
 from judging.parts import Part
-from judging.search import most_similar
-from utils import normalise
 
-THUMBNAIL = 32  # pixels, side of the pictures that are compared
-SAME_FACE = 0.98  # least correlation of two thumbnails of one picture, perhaps compressed twice
-SOUND_FRAMES, SOUND_BINS = 13, 16  # spectrogram frames and bins in a cell of the sounds that are compared
-SAME_SOUND = 0.95  # least correlation of the cells of one recording, perhaps compressed twice
+KINDS = "the same picture", "the same sound"
+LEAST = 0.98, 0.95  # least correlation of two thumbnails, and of two sound prints, of one clip, perhaps compressed twice
+BLOCK = 4096  # prints of training clips in memory at a time
 SHOWN = 3  # examples named for each leak
-
-
-def thumbnail(data: Path, clip: str) -> np.ndarray:
-    """Read a clip's face as a small grey picture, centred and of length 1: float32 (THUMBNAIL ** 2,).
-
-    Raises:
-        InputError: as `media.read_face`.
-    """
-    grey = cv2.cvtColor(media.read_face(data, clip), cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
-    return normalise((small - small.mean())[None])[0]
-
-
-def sound_print(data: Path, clip: str) -> np.ndarray:
-    """Read a clip's loudness in cells of time and frequency, each band centred, of length 1: float32 (46 * 16,).
-
-    Raises:
-        FileNotFoundError, InputError: as `feature_files.load_spectrogram`.
-    """
-    spectrogram = feature_files.load_spectrogram(data, clip).astype(np.float32)
-    loudness = np.hypot(spectrogram[..., 0], spectrogram[..., 1])  # (frames, bins), compressed
-    times, bands = (n // cell for n, cell in zip(loudness.shape, (SOUND_FRAMES, SOUND_BINS)))
-    cells = loudness[: times * SOUND_FRAMES, : bands * SOUND_BINS].reshape(times, SOUND_FRAMES, bands, SOUND_BINS).mean((1, 3))
-    return normalise((cells - cells.mean(axis=0)).reshape(1, -1))[0]
 
 
 def _named(clips) -> str:
@@ -70,29 +43,45 @@ def of_videos(unseen: list[str], seen: list[str], how: str) -> list[str]:
     return found
 
 
-def of_copies(data: Path, unseen: list[str], seen: list[str], read, least: float, what: str) -> list[str]:
-    """Find unseen clips that are copies of clips, of other videos, that training used.
+def copies(data: Path, unseen: list[str], seen: list[str]) -> list[dict[int, str]]:
+    """Find unseen clips that are copies of clips, of other videos, that training used. All of these are compared, in blocks.
 
     Args:
         data: folder of the clips.
         unseen, seen: as of `of_videos`.
-        read: `thumbnail` or `sound_print`.
-        least: correlation from which two clips count as one.
-        what: name of the thing copied, such as "the same picture".
 
     Returns:
-        One line, or none.
+        For pictures and for sounds, the clip that was copied, by the number of the unseen clip.
     """
     if not unseen or not seen:
-        return []
-    prints = [np.stack([read(data, clip) for clip in clips]) for clips in (unseen, seen)]
-    nearest, correlations = most_similar(*prints, k=1)
-    copies = [
-        f"{unseen[number]} and {seen[other]}"
-        for number, (other, correlation) in enumerate(zip(nearest[:, 0], correlations[:, 0]))
-        if correlation >= least and utils.video_of(unseen[number]) != utils.video_of(seen[other])
-    ]
-    return [f"{len(copies)} of {len(unseen)} clips have {what} as training clips: {_named(copies)}"] if copies else []
+        return [{}, {}]
+    numbers = {utils.video_of(clip): number for number, clip in enumerate(unseen)}
+    ours, videos = prints.load_all(data, unseen), np.array([numbers[utils.video_of(clip)] for clip in unseen])
+    best, found = [np.array(least, np.float32).repeat(len(unseen)) for least in LEAST], [{}, {}]
+    progress = tqdm(desc="search for copies", total=len(seen), unit="clip", leave=False, disable=None)
+    with progress:
+        for start in range(0, len(seen), BLOCK):
+            block = seen[start : start + BLOCK]
+            same_video = videos[:, None] == np.array([numbers.get(utils.video_of(clip), -1) for clip in block])
+            for of_ours, of_block, most, copied in zip(ours, prints.load_all(data, block), best, found):
+                correlations = of_ours @ of_block.T
+                correlations[same_video] = -1
+                nearest = correlations.argmax(axis=1)
+                correlation = correlations[np.arange(len(unseen)), nearest]
+                for number in np.flatnonzero(correlation >= most):
+                    most[number], copied[number] = correlation[number], block[nearest[number]]
+            progress.update(len(block))
+    return found
+
+
+def of_copies(clips: list[str], found: list[dict[int, str]]) -> list[str]:
+    """Format the `copies` of training clips among unseen clips as a line for each kind."""
+    lines = []
+    for what, copied in zip(KINDS, found):
+        pairs = [f"{clips[number]} and {copied[number]}" for number in sorted(copied)]
+        if pairs:
+            lines.append(f"{len(pairs)} of {len(clips)} clips have {what} as training clips: {_named(pairs)}")
+    return lines
 
 
 def of_recall(part: Part) -> list[str]:
@@ -122,21 +111,25 @@ def find_leaks(run: dict, data: Path, parts: dict[str, Part]) -> list[str]:
 
     Args:
         run: what the run was started with.
-        data: folder of the clips.
+        data: folder of all clips of the run.
         parts: of the split, by name.
 
     Returns:
         A line for each leak found.
     """
     found = []
-    for name, others in (("test", ("train", "val")), ("val", ("train",))):
-        if name not in parts:
-            continue
-        clips = parts[name].clips
-        for other in others:
-            how = "trained on" if other == "train" else "used to choose the epoch"
-            found += of_videos(clips, run["clips"][other], how)
-            for read, least, what in ((thumbnail, SAME_FACE, "the same picture"), (sound_print, SAME_SOUND, "the same sound")):
-                found += of_copies(data, clips, parts[other].clips if other in parts else [], read, least, what)
+    unseen = {name: parts[name].clips for name in ("test", "val") if name in parts}
+    everything = [clip for clips in unseen.values() for clip in clips]
+    of_train = copies(data, everything, run["clips"]["train"])  # the many prints of the training clips are read once
+    for name, clips in unseen.items():
+        for other in ("train", "val") if name == "test" else ("train",):
+            fitted = other == "train" or run["fitted_on_validation"]
+            found += of_videos(clips, run["clips"][other], "trained on" if fitted else "used to choose the epoch")
+            if other == "train":
+                first = everything.index(clips[0])
+                copied = [{n - first: of[n] for n in of if first <= n < first + len(clips)} for of in of_train]
+            else:
+                copied = copies(data, clips, run["clips"][other])
+            found += of_copies(clips, copied)
         found += of_recall(parts[name])
     return list(dict.fromkeys(found))

@@ -19,6 +19,11 @@ SCREEN_LABELS = {
 }
 
 
+def label_of(part: str, row: dict) -> str:
+    """Return the name of a part of the split, with a word where the encoder has been fitted on clips that should judge it."""
+    return PART_NAMES[part] + (", fitted on" if part != "train" and row.get("fitted_on") else "")
+
+
 def headline(rows: dict[str, dict], parts: dict[str, Part]) -> str:
     """Return the result that counts in one line: that of unseen speakers, if there are any."""
     name = next(name for name in ("test", "val", "train") if name in rows)
@@ -26,7 +31,7 @@ def headline(rows: dict[str, dict], parts: dict[str, Part]) -> str:
     recall, chance, matching = (
         100 * share for share in (recall_at_k(ranking.ranks, 1), chance_at_k(ranking, 1), row["matching"])
     )
-    line = f"{PART_NAMES[name]}: R@1 {recall:.1f} % of {ranking.gallery} faces (chance {chance:.1f}), 1:2 {matching:.1f} %"
+    line = f"{label_of(name, row)}: R@1 {recall:.1f} % of {ranking.gallery} faces (chance {chance:.1f}), 1:2 {matching:.1f} %"
     if row["matching_interval"]:
         line += " ({:.1f} to {:.1f})".format(*(100 * limit for limit in row["matching_interval"]))
     return line
@@ -69,7 +74,7 @@ def _rows_of_part(part: str, row: dict, screen: bool) -> list[list[str]]:
         found = [interval(of[k]) for k in ks]
         return [["  95 % interval", "", *found, *rest]] if any(found) else []
 
-    lines = [[PART_NAMES[part], f"{n}", *shares(row["recall"]), f"{row['median_rank']:g}"]]
+    lines = [[label_of(part, row), f"{n}", *shares(row["recall"]), f"{row['median_rank']:g}"]]
     lines[0] += [_percent(row[name]) for name in ("matching", "matching_alike")]
     matching = [interval(row[f"{name}_interval"]) for name in ("matching", "matching_alike")]
     lines += limits(row["recall_interval"], [_median(row["median_rank_interval"]), *matching])
@@ -169,6 +174,11 @@ def notes(rows: dict[str, dict]) -> list[str]:
     if few:
         lines.append(
             f"No interval and no check of R@1 for leaks with fewer than {intervals.LEAST_VIDEOS} videos: {', '.join(few)}."
+        )
+    if rows.get("val", {}).get("fitted_on"):
+        lines.append(
+            "Val, fitted on: the validation people are few, so the encoder is fitted on their clips too, and their row is that "
+            "of training clips."
         )
     if any(row["videos"] < row["gallery"] for row in rows.values()):
         lines.append("Some videos have several clips: any face of the voice's video counts as found.")

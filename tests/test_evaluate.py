@@ -1,3 +1,4 @@
+import collections
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import evaluate
 import model
 import train
 import utils
-from clips import feature_files
+from clips import feature_files, prints
 from judging.ranks import feature_similarity
 from training import runs
 from utils import normalise
@@ -140,6 +141,55 @@ def test_leaks_are_reported(run, demo_data, tmp_path, capsys):
     ]
     assert [f"LEAK? {leak}" for leak in json.loads((other / "metrics.json").read_text())["leaks"]] == said
     assert (other / "results.md").read_text().count("**Leak: ") == 3
+
+
+def test_copies_are_looked_for_among_all_training_clips(run, demo_data, tmp_path, capsys):
+    """Not only among the training clips that are evaluated, here 2 of 20."""
+    other, data = shutil.copytree(run, tmp_path / "other"), shutil.copytree(demo_data, tmp_path / "data")
+    parts = utils.split_clips(feature_files.ready_clips(data), 0)
+    evaluated = utils.sample_clips(parts["train"], 2, 0)
+    for of_test, of_train in zip(parts["test"], [clip for clip in parts["train"] if clip not in evaluated]):
+        for path_of in (prints.prints_path, feature_files.spectrogram_path, feature_files.face_path):
+            shutil.copy(path_of(data, of_train), path_of(data, of_test))
+    assert run_evaluate(other, "--data", data, "--k", 1, "--clips", 2) == 0
+    said = capsys.readouterr().err
+    assert "LEAK? 2 of 2 clips have the same picture as training clips" in said
+    assert "LEAK? 2 of 2 clips have the same sound as training clips" in said
+
+
+def test_each_spectrogram_is_read_once(run, demo_data, tmp_path, monkeypatch):
+    """Those of test clips in the map are read once more, for their pitch."""
+    folder, reads = shutil.copytree(run, tmp_path / "run"), collections.Counter()
+    load_array = feature_files.load_array
+
+    def counting(path, *more):
+        reads[path] += 1
+        return load_array(path, *more)
+
+    monkeypatch.setattr(feature_files, "load_array", counting)
+    assert run_evaluate(folder, "--k", 1) == 0
+    clips = utils.split_clips(feature_files.ready_clips(demo_data), 0)
+    for part, n in (("train", 1), ("val", 1), ("test", 2)):
+        assert {reads[feature_files.spectrogram_path(demo_data, clip)] for clip in clips[part]} == {n}
+        assert {reads[prints.prints_path(demo_data, clip)] for clip in clips[part]} <= {1, 2}
+
+
+@pytest.mark.parametrize("n_videos", [1, 2])
+def test_one_training_video_left(n_videos, run, demo_data, tmp_path, capsys):
+    """Of one video with nine clips, or of this and another one, but not in the sample: the other parts are judged."""
+    folder, data = shutil.copytree(run, tmp_path / "run"), shutil.copytree(demo_data, tmp_path / "data")
+    first, *others = utils.split_clips(feature_files.ready_clips(data), 0)["train"]
+    for clip in others[n_videos - 1 :]:
+        feature_files.face_path(data, clip).unlink()
+    siblings = [utils.clip_name(utils.video_of(first), start, start + 6) for start in range(100, 180, 10)]
+    for sibling in siblings:
+        for path_of in (feature_files.spectrogram_path, feature_files.embedding_path, feature_files.face_path):
+            shutil.copy(path_of(data, first), path_of(data, sibling))
+    clips = json.loads((folder / utils.CLIPS).read_text())
+    utils.write_json(folder / utils.CLIPS, {**clips, "train": [*clips["train"], *siblings]})
+    assert run_evaluate(folder, "--data", data, "--k", 1, "--clips", 2) == 0
+    assert "fewer than two train videos" in capsys.readouterr().err
+    assert list(json.loads((folder / "metrics.json").read_text())["parts"]) == ["val", "test"]
 
 
 # ---------------------------------------------------------------- files of an evaluation
@@ -281,12 +331,17 @@ def test_a_decoder_that_does_not_fit_is_reported(run, decoder_run, wide_decoder_
     assert said in error_of("--run", run, "--decoder", broken)
 
 
-def test_the_speaker_encoder_is_evaluated_as_the_other(demo_data, tmp_path):
+def test_the_speaker_encoder_is_evaluated_as_the_other(demo_data, tmp_path, capsys):
+    """Its few validation clips are among those that it is fitted on, and the table says so."""
     run = tmp_path / "speaker"
     assert train.main(["--data", str(demo_data), "--run", str(run), "--encoder", "speaker"]) == 0
     assert evaluate.main(["--run", str(run), "--k", "1", "5"]) == 0
     parts = json.loads((run / "metrics.json").read_text())["parts"]
     assert parts["train"]["matching"] > 0.7 and list(parts) == ["train", "val", "test"]
+    assert [parts[name]["fitted_on"] for name in parts] == [True, True, False]
+    said = capsys.readouterr().out
+    assert f"\nVal, fitted on ({parts['val']['gallery']}) " in said and said.count("their row is that of training clips") == 1
+    assert f"| Val, fitted on | {parts['val']['gallery']} |" in (run / "results.md").read_text()
     assert "Encoder speaker, loss l2" in (run / "results.md").read_text() and (run / "map.png").exists()
 
 

@@ -194,8 +194,12 @@ def test_a_finished_run_can_be_continued(tiny_run, demo_data, tmp_path, capsys):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     assert run_train(demo_data, run, "--resume") == 0
     assert_same_run(run, tiny_run)
+    assert "the cosine" not in capsys.readouterr().err
     assert run_train(demo_data, run, "--resume", "--epochs", 4) == 0
-    assert f"train: resumed after step {3 * N_STEPS} of {4 * N_STEPS}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"train: resumed after step {3 * N_STEPS} of {4 * N_STEPS}" in said
+    rate = (1 + np.cos(np.pi * (3 * N_STEPS - 1) / (4 * N_STEPS - 1))) / 2 * 1e-3  # after one step of warm-up
+    assert f"the cosine now falls to 0 in epoch 4: the learning rate is {rate:.1e} here, instead of 0.0e+00\n" in said
     assert [epoch["epoch"] for epoch in history(run)] == [1, 2, 3, 4]
     assert history(run)[:3] == history(tiny_run)
 

@@ -18,6 +18,8 @@ from voices.backend import keras
 PENALTIES = 10.0 ** np.arange(-2, 3.5, 0.5)  # of the ridge, in mean variances of the embedding's numbers
 TARGET_PENALTY = 1.0  # of the whitening, in mean variances of the face feature's numbers
 FIT_CLIPS = 4096  # clips whose embeddings are in memory at a time
+FEW_PEOPLE = 200  # validation videos below which cross-validation chooses the penalty
+TIE = 1e-9  # scores that differ by less are equal: their sums are rounded
 
 
 @dataclasses.dataclass
@@ -36,6 +38,16 @@ class Moments:
         """Return the sums over no clips."""
         e, d = embedding_size, feature_size
         return cls(0, np.zeros(e), np.zeros(d), np.zeros((e, e)), np.zeros((e, d)), np.zeros((d, d)))
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Return the sums over the clips of both."""
+        return Moments(*(getattr(self, field.name) + getattr(other, field.name) for field in dataclasses.fields(self)))
+
+    def covariances(self) -> tuple[np.ndarray, ...]:
+        """Return the means of embeddings and face features, and the covariances of xx, xy and yy."""
+        mean_x, mean_y = self.x / self.n, self.y / self.n
+        pairs = (self.xx, mean_x, mean_x), (self.xy, mean_x, mean_y), (self.yy, mean_y, mean_y)
+        return mean_x, mean_y, *(products / self.n - np.outer(a, b) for products, a, b in pairs)
 
     def add(self, embeddings: np.ndarray, faces: np.ndarray) -> None:
         """Add clips: embeddings, float (n, E), and face features, float (n, D)."""
@@ -71,27 +83,98 @@ def heads(moments: Moments, penalties, whitening: float):
         For each penalty, kernel float32 (E, D) and bias float32 (D,): face feature = embedding @ kernel + bias. The kernel has
         the length that fits the training faces best.
     """
-    n = moments.n
-    mean_x, mean_y = moments.x / n, moments.y / n
-    xx, xy, yy = (
-        products / n - np.outer(a, b)
-        for products, a, b in (
-            (moments.xx, mean_x, mean_x),
-            (moments.xy, mean_x, mean_y),
-            (moments.yy, mean_y, mean_y),
-        )
-    )
+    mean_x, mean_y, xx, xy, yy = moments.covariances()
     targets = xy @ _power(yy, TARGET_PENALTY, -whitening) if whitening else xy
     for penalty in penalties:
         kernel = _power(xx, penalty, -1) @ targets
-        kernel *= np.sum(kernel * xy) / max(np.sum((xx @ kernel) * kernel), np.finfo(np.float32).tiny)
+        kernel *= _best_length(kernel, xx, xy)
         yield kernel.astype(np.float32), (mean_y - mean_x @ kernel).astype(np.float32)
 
 
-def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: float, batch_size: int) -> tuple[float, float]:
+def _best_length(kernel: np.ndarray, xx: np.ndarray, xy: np.ndarray) -> float:
+    """Return the factor of a kernel that fits the face features best."""
+    return np.sum(kernel * xy) / max(np.sum((xx @ kernel) * kernel), np.finfo(np.float32).tiny)
+
+
+def left_out(moments: Moments, embeddings: np.ndarray, faces: np.ndarray, videos, penalties, whitening: float):
+    """Predict clips by the heads that would be fitted without the clips' own videos, for several penalties.
+
+    The hat matrix gives these predictions without fitting a head for each video. Means, whitening and length of the kernel are
+    those of all clips.
+
+    Args:
+        moments: sums over all clips; the videos of the clips to predict have no other clips among them.
+        embeddings: of the clips to predict, float (n, E).
+        faces: their face features, float (n, D).
+        videos: n names, the video of each clip.
+        penalties, whitening: of `heads`.
+
+    Yields:
+        For each penalty, the predicted face features, float32 (n, D).
+
+    Source: Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", 2nd edition, 2009, section 7.10.1, for
+    several clips instead of one.
+    """
+    n = moments.n
+    mean_x, mean_y, xx, xy, yy = moments.covariances()
+    whiten = _power(yy, TARGET_PENALTY, -whitening) if whitening else np.eye(len(yy))
+    x, targets = embeddings - mean_x, (faces - mean_y) @ whiten  # (n, E), (n, D)
+    _, video = np.unique(np.asarray(videos), return_inverse=True)
+    groups = np.split(np.argsort(video, kind="stable"), np.cumsum(np.bincount(video))[:-1])
+    for penalty in penalties:
+        inverse = _power(xx, penalty, -1)
+        kernel = inverse @ xy @ whiten
+        residuals, weights, predicted = targets - x @ kernel, x @ inverse / n, np.empty_like(targets)
+        for rows in groups:
+            hat = weights[rows] @ x[rows].T + 1 / n
+            without = targets[rows] - np.linalg.solve(np.eye(len(rows)) - hat, residuals[rows])
+            # Less the mean target of the other videos, which lies opposite to the own one; the head has the mean of all.
+            predicted[rows] = without + targets[rows].sum(axis=0) / (n - len(rows))
+        yield (mean_y + predicted * _best_length(kernel, xx, xy)).astype(np.float32)
+
+
+def best_penalty(matching) -> int:
+    """Return the number of the penalty with the best 1:2 matching; of several that tie, the last and largest."""
+    return int(np.flatnonzero(np.asarray(matching) >= np.max(matching) - TIE)[-1])
+
+
+def has_few_people(validation_clips: list[str]) -> bool:
+    """Tell whether the validation set has too few people to choose a penalty alone."""
+    return len({utils.video_of(clip) for clip in validation_clips}) < FEW_PEOPLE
+
+
+def some_videos(clips: list[str], most: int) -> list[str]:
+    """Return all clips of randomly chosen videos, always the same ones, `most` clips at most, in the order given."""
+    of_video = {}
+    for clip in clips:
+        of_video.setdefault(utils.video_of(clip), []).append(clip)
+    videos, chosen = list(of_video), set()
+    for number in np.random.default_rng(0).permutation(len(videos)):
+        most -= len(of_video[videos[number]])
+        if most < 0:
+            break
+        chosen.add(videos[number])
+    return [clip for clip in clips if utils.video_of(clip) in chosen]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What the closed form has chosen, and by what."""
+
+    train_loss: float  # mean loss of the first FIT_CLIPS training clips
+    penalty: float
+    matching: float  # 1:2 that chose the penalty, in [0, 1]
+    n_clips: int  # by which it was chosen
+    cross_validated: bool  # whether these are training and validation clips, instead of validation clips
+
+
+def fit(
+    encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: float, batch_size: int, on_both: bool = False
+) -> Fit:
     """Load the pretrained speaker network and fit the encoder's head in closed form, see `heads`.
 
-    Of PENALTIES, the one with the best 1:2 matching on the validation set is chosen.
+    Of PENALTIES, the one with the best 1:2 matching on the validation set is chosen; where that has few people, by
+    cross-validation among training and validation people.
 
     Args:
         encoder: of `model.speaker_encoder`; its weights are changed.
@@ -101,9 +184,7 @@ def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: f
         clips: names of the clips to train on, "train", and to validate on, "val".
         whitening: of the targets, 0 to 1.
         batch_size: clips in a batch.
-
-    Returns:
-        The mean loss of the first FIT_CLIPS training clips, and the penalty chosen.
+        on_both: whether the head is fitted on training and validation clips instead of training clips.
 
     Raises:
         InputError: if a file of a clip is broken, or the pretrained weights are missing.
@@ -114,17 +195,30 @@ def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: f
     def embed(names):
         return predict_features(embedder, data, names, len(centre), batch_size)
 
-    moments, first = Moments.zero(ge2e.UNITS, len(centre)), None
-    for start in tqdm(range(0, len(clips["train"]), FIT_CLIPS), desc="speaker embeddings", leave=False, disable=None):
-        embeddings, faces = embed(clips["train"][start : start + FIT_CLIPS])
-        first = first or (embeddings, faces)
-        moments.add(embeddings, faces)
-    embeddings, faces = embed(clips["val"])
-    videos = [utils.video_of(clip) for clip in clips["val"]]
-    solutions = list(heads(moments, PENALTIES, whitening))
-    matching = [rank(embeddings @ kernel + bias - centre, faces - centre, videos).matching.mean() for kernel, bias in solutions]
-    best = int(np.argmax(matching))
-    kernel, bias = solutions[best]
+    few = has_few_people(clips["val"])
+    names = [*clips["train"], *(clips["val"] if few else ())]
+    judges = set(some_videos(names, FIT_CLIPS) if few else clips["val"])  # the clips that choose the penalty
+    moments = {part: Moments.zero(ge2e.UNITS, len(centre)) for part in ("train", "val")}
+    first, judging = None, []
+    for part in moments:
+        for start in tqdm(range(0, len(clips[part]), FIT_CLIPS), desc="speaker embeddings", leave=False, disable=None):
+            of_block = clips[part][start : start + FIT_CLIPS]
+            embeddings, faces = embed(of_block)
+            first = first or (embeddings, faces)
+            moments[part].add(embeddings, faces)
+            chosen = [number for number, clip in enumerate(of_block) if clip in judges]
+            judging.append((embeddings[chosen], faces[chosen], [utils.video_of(of_block[number]) for number in chosen]))
+    embeddings, faces = (np.concatenate(arrays) for arrays in list(zip(*judging))[:2])
+    videos = [video for *_, of_block in judging for video in of_block]
+    both = moments["train"] + moments["val"]
+    if few:
+        predictions = left_out(both, embeddings, faces, videos, PENALTIES, whitening)
+    else:
+        predictions = (embeddings @ kernel + bias for kernel, bias in heads(moments["train"], PENALTIES, whitening))
+    matching = [rank(voices - centre, faces - centre, videos).matching.mean() for voices in predictions]
+    best = best_penalty(matching)
+    ((kernel, bias),) = heads(both if on_both else moments["train"], PENALTIES[best : best + 1], whitening)
     encoder.get_layer("head").set_weights([kernel, bias])
     embeddings, faces = first
-    return float(np.mean(loss(faces, embeddings @ kernel + bias))), float(PENALTIES[best])
+    train_loss = float(np.mean(loss(faces, embeddings @ kernel + bias)))
+    return Fit(train_loss, float(PENALTIES[best]), float(matching[best]), len(videos), few)

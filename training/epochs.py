@@ -194,12 +194,18 @@ def line_of_epoch(record: dict, n_epochs: int) -> str:
     )
 
 
-def line_of_closed_form(record: dict, penalty: float) -> str:
-    """Format the record of the closed form, epoch 0, as one line."""
+def line_of_closed_form(seconds: float, fitted) -> str:
+    """Format a `closed_form.Fit`, and the time that it took, as one line."""
+    clips = "training and validation clips, by cross-validation" if fitted.cross_validated else "validation clips"
     return (
-        f"fitted in {record['seconds']:.1f} s, ridge penalty {round(penalty, 2):g}, "
-        f"1:2 {100 * record['val_matching']:.1f} % of {record['val_gallery']} validation clips"
+        f"fitted in {seconds:.1f} s, ridge penalty {round(fitted.penalty, 2):g}, "
+        f"1:2 {100 * fitted.matching:.1f} % of {fitted.n_clips} {clips}"
     )
+
+
+def line_of_longer_cosine(before: float, now: float, n_epochs: int) -> str:
+    """Format what other --epochs do to the learning rate of a run that is resumed: its rate by the earlier number, and now."""
+    return f"train: the cosine now falls to 0 in epoch {n_epochs}: the learning rate is {now:.1e} here, instead of {before:.1e}"
 
 
 def line_of_best(progress: Progress, weights: Path) -> str:

@@ -63,16 +63,17 @@ def write_options(folder: Path, model: str, options, **sizes: int) -> None:
     utils.write_json(folder / utils.OPTIONS, {"model": model, **values, **sizes})
 
 
-def start(folder: Path, options, clips: dict[str, list[str]], centre: np.ndarray) -> None:
+def start(folder: Path, options, clips: dict[str, list[str]], centre: np.ndarray, fitted_on_validation: bool = False) -> None:
     """Write what a voice encoder's run starts with; an earlier run in the folder is kept under another name.
 
-    A run that is resumed keeps its folder, and its options change where they may.
+    A run that is resumed keeps its folder, and its options change where they may. clips.json also notes a closed form that is
+    fitted on the validation clips too.
     """
     utils.remove_leftovers(folder)
     if not options.resume:
         set_aside(folder)
         feature_files.save_array(folder / utils.CENTRE, centre)
-        utils.write_json(folder / utils.CLIPS, clips)
+        utils.write_json(folder / utils.CLIPS, {**clips, "fitted_on_validation": True} if fitted_on_validation else clips)
     write_options(folder, "voice", options, feature_size=len(centre))
 
 
@@ -148,8 +149,8 @@ def read_run(folder: Path, model: str = "voice") -> dict:
 
     Returns:
         "data", "seed", "feature_size" and ENTRIES of options.json; "clips", the names of the clips that the run trains on,
-        "train", and validates on, "val"; and "centre", the mean face feature, float32 (feature_size,). The folder "data" may
-        no longer exist.
+        "train", and validates on, "val"; "fitted_on_validation", whether the closed form is fitted on the latter too; and
+        "centre", the mean face feature, float32 (feature_size,). The folder "data" may no longer exist.
 
     Raises:
         InputError: if there is no run, the run holds the other model, or one of its files is broken.
@@ -163,6 +164,7 @@ def read_run(folder: Path, model: str = "voice") -> dict:
         path = folder / utils.CLIPS
         clips = json.loads(path.read_text(encoding="utf-8"))
         run["clips"] = {part: list(clips[part]) for part in ("train", "val")}
+        run["fitted_on_validation"] = clips.get("fitted_on_validation", False)
         path = folder / utils.CENTRE
         return {**run, "centre": feature_files.load_array(path, np.float32, (run["feature_size"],))}
     except InputError:

@@ -1,6 +1,7 @@
 """The set-up of a voice encoder's training: clips, centre, devices, network, loss and optimizer."""
 
 import dataclasses
+import json
 import math
 import os
 import sys
@@ -12,7 +13,7 @@ import model
 import utils
 from clips import feature_files
 from faces import decoder, vggface
-from training import runs, steps
+from training import epochs, runs, steps
 from training.losses import loss_function
 from utils import InputError
 from voices.backend import keras
@@ -55,20 +56,27 @@ def choose_clips(data: Path, n_train: int | None, batch_size: int, seed: int) ->
     return chosen, feature_files.feature_size_of(data, ready["train"][0])
 
 
-def clips_of_run(folder: Path, data: Path) -> tuple[dict[str, list[str]], np.ndarray]:
+def clips_of_run(folder: Path, data: Path, n_epochs: int) -> tuple[dict[str, list[str]], np.ndarray]:
     """Read the clips and the centre of a run to be resumed.
 
     Args:
         folder: of the run.
         data: folder that preprocess.py wrote; it may have moved since the run was started.
+        n_epochs: of the run, with those to come.
 
     Returns:
         The names of the clips as `choose_clips` returns them, and the centre, float32 (D,).
 
     Raises:
-        InputError: if there is no run, or clips of the run are missing under `data`.
+        InputError: if there is no run, clips of the run are missing under `data`, or the closed form is fitted on the
+            validation clips too, which then can choose no epoch.
     """
     run = runs.read_run(folder)
+    if n_epochs and run["fitted_on_validation"]:
+        raise InputError(
+            f"--epochs: expected 0 for {folder}, whose closed form is fitted on the few validation clips too, found "
+            f"{n_epochs}; leave out --resume to start a run that holds them out"
+        )
     clips = [clip for part in run["clips"].values() for clip in part]
     missing = sorted(set(clips) - set(feature_files.ready_clips(data)))
     if missing:
@@ -136,7 +144,7 @@ def build(options, centre: np.ndarray, n_steps: int) -> Training:
     keras.utils.set_random_seed(options.seed)
     encoder = model.build_encoder(options.encoder, len(centre), options.width)
     if options.encoder == "conv":
-        encoder.get_layer("fc2").bias.assign(centre)  # the first prediction is the mean face
+        encoder.get_layer("fc2").bias.assign(centre)  # the point from which directions are compared
     loss = loss_function(options.loss, centre, vggface.fc8, options.decoder and first_layer(options.decoder, len(centre)))
     optimizer = steps.adam(encoder, options.schedule, options.learning_rate, n_steps, options.weight_decay)
     loss_scale = steps.LossScale() if options.precision == "mixed_float16" else None
@@ -148,6 +156,29 @@ def build(options, centre: np.ndarray, n_steps: int) -> Training:
         file=sys.stderr,
     )
     return Training(encoder, loss, optimizer, step, state)
+
+
+def resume(folder: Path, options, training: Training, n_steps: int) -> runs.Progress:
+    """Load the last checkpoint of a run, and say where it stands.
+
+    Args:
+        folder: of the run; its options.json still has the --epochs of before.
+        options: train.Options, with those that have changed.
+        training: of `build`; its weights and state are changed.
+        n_steps: steps in an epoch.
+
+    Raises:
+        InputError: if the checkpoint does not fit.
+    """
+    epochs_before = json.loads((folder / utils.OPTIONS).read_text(encoding="utf-8")).get("epochs")
+    progress = runs.load_checkpoint(folder / utils.LAST_WEIGHTS, training.encoder, training.state)
+    print(f"train: resumed after step {progress.step} of {options.epochs * n_steps}", file=sys.stderr)
+    longer = epochs_before not in (None, options.epochs) and 0 < progress.step < options.epochs * n_steps
+    if options.schedule == "cosine" and longer:
+        before = steps.learning_rates(options.schedule, options.learning_rate, epochs_before * n_steps)
+        now = float(training.optimizer.learning_rate)
+        print(epochs.line_of_longer_cosine(float(before(progress.step)), now, options.epochs), file=sys.stderr)
+    return progress
 
 
 def first_layer(run: str, feature_size: int):

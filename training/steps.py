@@ -48,6 +48,16 @@ def is_chief() -> bool:
     )
 
 
+def learning_rates(schedule: str, learning_rate: float, n_steps: int):
+    """Return a Keras schedule, a function from the step to the learning rate. Args as `adam`."""
+    if schedule == "paper":
+        return keras.optimizers.schedules.ExponentialDecay(learning_rate, DECAY_STEPS, DECAY_RATE, staircase=True)
+    rising = max(1, round(WARM_UP * n_steps))
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, n_steps - rising), warmup_target=learning_rate, warmup_steps=rising
+    )
+
+
 def adam(encoder, schedule: str, learning_rate: float, n_steps: int, weight_decay: float):
     """Return Adam with the paper's constants, built for the encoder's weights.
 
@@ -58,13 +68,7 @@ def adam(encoder, schedule: str, learning_rate: float, n_steps: int, weight_deca
         n_steps: steps of the whole training.
         weight_decay: times the learning rate, the share that each step takes from the kernels (AdamW).
     """
-    if schedule == "paper":
-        rate = keras.optimizers.schedules.ExponentialDecay(learning_rate, DECAY_STEPS, DECAY_RATE, staircase=True)
-    else:
-        rising = max(1, round(WARM_UP * n_steps))
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, n_steps - rising), warmup_target=learning_rate, warmup_steps=rising
-        )
+    rate = learning_rates(schedule, learning_rate, n_steps)
     optimizer = keras.optimizers.Adam(rate, beta_1=BETA_1, epsilon=EPSILON, weight_decay=weight_decay or None)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     optimizer.build(encoder.trainable_variables)

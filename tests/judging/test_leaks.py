@@ -7,7 +7,7 @@ from conftest import FFMPEG, ffmpeg
 
 import preprocess
 import utils
-from clips import feature_files
+from clips import feature_files, prints
 from judging import intervals, leaks, parts
 from judging.ranks import Ranking
 
@@ -31,11 +31,11 @@ def copy_clip(data, clip, video):
 
 
 def copies_of_faces(data, unseen, seen):
-    return leaks.of_copies(data, unseen, seen, leaks.thumbnail, leaks.SAME_FACE, "the same picture")
+    return leaks.of_copies(unseen, [leaks.copies(data, unseen, seen)[0], {}])
 
 
 def copies_of_sounds(data, unseen, seen):
-    return leaks.of_copies(data, unseen, seen, leaks.sound_print, leaks.SAME_SOUND, "the same sound")
+    return leaks.of_copies(unseen, [{}, leaks.copies(data, unseen, seen)[1]])
 
 
 def test_other_people_are_no_leak(demo_data, clips):
@@ -100,6 +100,28 @@ def test_a_sound_compressed_again(demo_clips, data, clips, tmp_path):
     assert preprocess.main([*map(str, arguments)]) == 0
     others = [other for other in clips if other != clip]
     assert copies_of_sounds(data, [copy], clips) and not copies_of_sounds(data, [copy], others)
+
+
+def test_prints_are_kept_with_the_features(data, clips):
+    """preprocess.py writes them; without them they are made again, nearly the same."""
+    kept = prints.load_all(data, clips)
+    assert [of.shape for of in kept] == [(len(clips), 1024), (len(clips), 736)]
+    assert all(np.allclose(np.linalg.norm(of, axis=1), 1, atol=1e-3) for of in kept)
+    for clip in clips:
+        prints.prints_path(data, clip).unlink()
+    for ours, theirs in zip(prints.load_all(data, clips), kept):
+        assert np.einsum("nd,nd->n", ours, theirs).min() > 0.999
+
+
+def test_copies_are_found_beyond_the_first_block(data, clips, monkeypatch):
+    """Of the training clips in blocks of three, the most similar clip is named, also where it comes late."""
+    copy = copy_clip(data, clips[-2], "republished")
+    monkeypatch.setattr(leaks, "BLOCK", 3)
+    assert leaks.copies(data, [*clips[:4], copy], clips[4:]) == [{4: clips[-2]}, {4: clips[-2]}]
+    own = utils.clip_name(utils.video_of(copy), 100, 106)
+    for path_of in (feature_files.spectrogram_path, feature_files.embedding_path, feature_files.face_path):
+        shutil.copy(path_of(data, copy), path_of(data, own))
+    assert leaks.copies(data, [copy], [own]) == [{}, {}]  # another clip of the same video is not a copy
 
 
 def part_with(hits, n):

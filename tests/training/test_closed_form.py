@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +68,76 @@ def test_equal_faces_cause_no_division_by_zero(rng):
         assert np.abs(kernel).max() < 1e-6 and bias == pytest.approx(2, abs=1e-5)
 
 
+# ---------------------------------------------------------------- the choice of the penalty
+
+
+@pytest.mark.parametrize("whitening", [0, 0.5])
+def test_cross_validation_equals_a_fit_without_each_video(rng, whitening):
+    """Each video is left out by hand: ridge regression with an intercept, on the same whitened targets and penalty."""
+    x, y = example(rng, n=24)
+    videos = [f"v{number}" for number in (0, 1, 2, 2, 3, 4, 4, 4, *range(5, 21))]
+    moments, penalty = moments_of(x, y), 0.3
+    (found,) = closed_form.left_out(moments, x, y, videos, [penalty], whitening)
+    covariance = np.cov(y.T, bias=True)
+    variances, axes = np.linalg.eigh(covariance + np.trace(covariance) / len(covariance) * np.eye(len(covariance)))
+    targets = (y - y.mean(axis=0)) @ (axes * variances**-whitening) @ axes.T
+    ridge = penalty * len(x) * np.mean(np.var(x, axis=0)) * np.eye(x.shape[1])
+    expected = np.empty_like(y)
+    for video in set(videos):
+        left = np.array([of == video for of in videos])
+        mean_x, mean_target = x[~left].mean(axis=0), targets[~left].mean(axis=0)
+        others = x[~left] - mean_x
+        slopes = np.linalg.solve(others.T @ others + ridge, others.T @ (targets[~left] - mean_target))
+        expected[left] = (x[left] - mean_x) @ slopes
+    directions = found - y.mean(axis=0)
+    factor = np.sum(directions * expected) / np.sum(expected**2)
+    np.testing.assert_allclose(directions, factor * expected, rtol=1e-3, atol=1e-4)
+    ((kernel, bias),) = closed_form.heads(moments, [penalty], whitening)
+    assert np.linalg.norm(x @ kernel + bias - found) < 0.5 * np.linalg.norm(directions)  # of the head's length
+
+
+def test_cross_validation_finds_nothing_where_there_is_nothing(rng):
+    """Random voices match as often as not, though the head fitted on them matches nearly all of its own people."""
+    x, y = rng.normal(size=(300, 60)), rng.normal(size=(300, 10))
+    moments, videos = moments_of(x, y), [str(number // 2) for number in range(300)]
+    for voices in closed_form.left_out(moments, x, y, videos, closed_form.PENALTIES, 0.5):
+        assert rank(voices - y.mean(axis=0), y - y.mean(axis=0), videos).matching.mean() == pytest.approx(0.5, abs=0.04)
+    ((kernel, bias),) = closed_form.heads(moments, [0.01], 0.5)
+    assert rank(x @ kernel + bias - y.mean(axis=0), y - y.mean(axis=0), videos).matching.mean() > 0.7
+
+
+def test_of_penalties_that_tie_the_largest_is_chosen():
+    assert closed_form.best_penalty([0.5, 0.8, 0.7, 0.8 - 1e-12, 0.6]) == 3
+    assert closed_form.best_penalty([0.9, 0.8]) == 0
+
+
+def test_few_people_are_counted_by_video():
+    clips = [f"v{number}_0-6" for number in range(closed_form.FEW_PEOPLE)]
+    assert not closed_form.has_few_people(clips)
+    assert closed_form.has_few_people([*clips[1:], "v1_7-13"])
+
+
+def test_a_sample_has_whole_videos():
+    clips = [f"v{number // 3:02}_{number % 3}-9" for number in range(90)]
+    some = closed_form.some_videos(clips, 20)
+    assert len(some) == 18 and some == sorted(some) and closed_form.some_videos(clips, 90) == clips
+    assert some != clips[:18]
+    assert {utils.video_of(clip) for clip in some} & {utils.video_of(clip) for clip in set(clips) - set(some)} == set()
+
+
+@pytest.mark.parametrize("few_people, cross_validated", [(5, False), (6, True)])
+def test_enough_validation_people_choose_alone(few_people, cross_validated, demo_data, monkeypatch):
+    """Of the same clips: the penalty that is the best for the 5 validation people, by heads fitted on the 22 others."""
+    monkeypatch.setattr(closed_form, "FEW_PEOPLE", few_people)
+    parts = utils.split_clips(feature_files.ready_clips(demo_data), SEED)
+    centre, encoder = np.zeros(128, np.float32), model.build_encoder("speaker", 128, 1)
+    fitted = closed_form.fit(encoder, lambda face, voice: l2_loss(face, voice), centre, demo_data, parts, 0.5, 4)
+    assert fitted.cross_validated == cross_validated and fitted.n_clips == (27 if cross_validated else 5)
+    voices, faces = predict_features(encoder, demo_data, parts["val"], 128, 4)
+    matching = rank(voices, faces, parts["val"]).matching.mean()
+    assert (fitted.matching == pytest.approx(matching, abs=1e-3)) != cross_validated
+
+
 # ---------------------------------------------------------------- a run of --encoder speaker
 
 
@@ -80,7 +149,10 @@ def speaker_run(demo_data, tmp_path_factory):
 
 
 def test_the_speaker_encoder_is_fitted_in_closed_form(speaker_run, demo_data):
-    """The head is solved again, from the speaker embeddings, for all penalties; the run has that of the best 1:2."""
+    """The head is solved again, from the speaker embeddings, for all penalties; the run has that of the best 1:2.
+
+    The 5 validation people are too few to choose: all 27 do, each left out in turn, and then the head is fitted on all.
+    """
     files = {utils.BEST_WEIGHTS, utils.LAST_WEIGHTS, utils.CENTRE, utils.CLIPS, utils.OPTIONS, utils.HISTORY}
     assert {path.name for path in speaker_run.iterdir()} == files  # no curves and no TensorBoard events without an epoch
     options = json.loads((speaker_run / "options.json").read_text())
@@ -88,21 +160,24 @@ def test_the_speaker_encoder_is_fitted_in_closed_form(speaker_run, demo_data):
     encoder = model.build_encoder("speaker", 128, 1)
     model.load_weights(encoder, speaker_run / utils.BEST_WEIGHTS)
     clips = json.loads((speaker_run / "clips.json").read_text())
+    assert clips.pop("fitted_on_validation")  # which are 5 people
     centre = feature_files.load_array(speaker_run / "centre.pkl", np.float32, (128,))
     layer = encoder.get_layer("speaker_embedding")
     found = {part: predict_features(encoder, demo_data, clips[part], 128, 4) for part in clips}
     embeddings = {part: np.concatenate([layer(batch).numpy() for batch in in_fours(demo_data, clips[part])]) for part in clips}
     moments = closed_form.Moments.zero(256, 128)
-    moments.add(embeddings["train"], found["train"][1])
-    videos = [utils.video_of(clip) for clip in clips["val"]]
-    faces = found["val"][1] - centre
-    solutions = list(closed_form.heads(moments, closed_form.PENALTIES, 0.5))
-    scores = [rank(embeddings["val"] @ kernel + bias - centre, faces, videos).matching.mean() for kernel, bias in solutions]
+    for part in clips:
+        moments.add(embeddings[part], found[part][1])
+    videos = [utils.video_of(clip) for part in clips for clip in clips[part]]
+    x, faces = (np.concatenate([of["train"], of["val"]]) for of in (embeddings, {p: f[1] for p, f in found.items()}))
+    predictions = closed_form.left_out(moments, x, faces, videos, closed_form.PENALTIES, 0.5)
+    scores = [rank(voices - centre, faces - centre, videos).matching.mean() for voices in predictions]
+    chosen = closed_form.PENALTIES[np.flatnonzero(np.isclose(scores, max(scores)))[-1]]
     kernel, bias = encoder.get_layer("head").get_weights()
-    np.testing.assert_allclose(kernel, solutions[int(np.argmax(scores))][0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(kernel, next(closed_form.heads(moments, [chosen], 0.5))[0], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found["val"][0], embeddings["val"] @ kernel + bias, atol=1e-4)
     (epoch,) = history(speaker_run)
-    assert (epoch["epoch"], epoch["step"]) == (0, 0) and epoch["val_matching"] == pytest.approx(max(scores))
+    assert (epoch["epoch"], epoch["step"]) == (0, 0) and epoch["cv_matching"] == pytest.approx(max(scores), abs=2e-3)
     voices, true = found["train"]
     assert epoch["train_loss"] == pytest.approx(float(np.mean(l2_loss(true - centre, voices - centre))), rel=1e-3)
     assert epoch["train_loss"] < 1.6 < 2  # 2: right angles
@@ -122,18 +197,26 @@ def test_the_speaker_embedding_has_the_weights_of_the_package(speaker_run):
 
 
 def test_training_by_gradients_follows_the_closed_form(speaker_run, demo_data, tmp_path, capsys):
-    """--resume trains all weights, also those of the speaker embedding, and draws the curves."""
+    """It trains all weights, also those of the speaker embedding, and draws the curves; the validation clips are held out."""
     run = tmp_path / "run"
-    shutil.copytree(speaker_run, run)
-    assert train.main(["--run", str(run), "--resume", "--epochs", "1"]) == 0
+    arguments = ["--data", demo_data, "--run", run, "--encoder", "speaker", "--seed", SEED, "--epochs", 1]
+    assert train.main(list(map(str, arguments))) == 0
     assert [epoch["epoch"] for epoch in history(run)] == [0, 1] and history(run)[1]["step"] == 2
-    before, after = (arrays_of(folder / utils.LAST_WEIGHTS) for folder in (speaker_run, run))
+    assert "fitted_on_validation" not in json.loads((run / "clips.json").read_text())
+    of_both, of_run = (folder / utils.LAST_WEIGHTS for folder in (speaker_run, run))
+    before, after = arrays_of(of_both), arrays_of(of_run)
     changed = {name for name in before if not name.startswith("training") and (before[name] != after[name]).any()}
     assert len(changed) == len([name for name in before if not name.startswith("training")])
     assert (run / "curves.png").exists() and list((run / "tensorboard").iterdir())
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("epoch  1/1  train ") and len(lines) == 2
-    assert " is the best, 1:2 " in lines[1] and lines[1].endswith(f": {run / utils.BEST_WEIGHTS}")
+    assert lines[0].startswith("fitted in ") and lines[1].startswith("epoch  1/1  train ") and len(lines) == 3
+    assert " is the best, 1:2 " in lines[2] and lines[2].endswith(f": {run / utils.BEST_WEIGHTS}")
+
+
+def test_a_head_fitted_on_the_validation_clips_is_not_trained_on(speaker_run, capsys):
+    """They could no longer tell which epoch is the best."""
+    assert train.main(["--run", str(speaker_run), "--resume", "--epochs", "1"]) == 1
+    assert f"--epochs: expected 0 for {speaker_run}, whose closed form is fitted on the few validation" in error_of(capsys)
 
 
 def test_a_sample_of_the_training_clips(demo_data, tmp_path, capsys):
@@ -142,22 +225,27 @@ def test_a_sample_of_the_training_clips(demo_data, tmp_path, capsys):
     assert train.main(list(map(str, arguments))) == 0
     clips = json.loads((run / "clips.json").read_text())
     everything = utils.split_clips(feature_files.ready_clips(demo_data), SEED)
-    assert len(clips["train"]) == 9 < len(everything["train"]) and set(clips["train"]) < set(everything["train"])
+    assert (
+        clips["fitted_on_validation"]
+        and len(clips["train"]) == 9 < len(everything["train"])
+        and set(clips["train"]) < set(everything["train"])
+    )
     assert clips["val"] == everything["val"]
     output = capsys.readouterr()
     (epoch,) = history(run)
     fitted, weights = output.out.splitlines()
     assert fitted.startswith(f"fitted in {epoch['seconds']:.1f} s, ridge penalty ")
-    assert fitted.endswith(f", 1:2 {100 * epoch['val_matching']:.1f} % of 5 validation clips")
+    assert fitted.endswith(f"1:2 {100 * epoch['cv_matching']:.1f} % of 14 training and validation clips, by cross-validation")
     assert weights == f"train: {run / utils.BEST_WEIGHTS}"
     assert "is meant for fewer" not in output.err
 
 
 def test_the_line_of_a_closed_form():
-    record = {"seconds": 9.06, "val_matching": 0.775, "val_gallery": 67}
     for penalty, shown in ((10**0.5, "3.16"), (1000.0, "1000"), (10**-1.5, "0.03")):
-        line = epochs.line_of_closed_form(record, penalty)
+        line = epochs.line_of_closed_form(9.06, closed_form.Fit(0.5, penalty, 0.775, 67, False))
         assert line == f"fitted in 9.1 s, ridge penalty {shown}, 1:2 77.5 % of 67 validation clips"
+    line = epochs.line_of_closed_form(9.06, closed_form.Fit(0.5, 1.0, 0.775, 67, True))
+    assert line.endswith("1:2 77.5 % of 67 training and validation clips, by cross-validation")
 
 
 def test_the_speaker_encoder_trains_on_one_machine(demo_data, tmp_path, monkeypatch, capsys):
