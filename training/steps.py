@@ -133,8 +133,10 @@ def training_step(encoder, optimizer, loss, batch_size: int, loss_scale: LossSca
 
     @tf.function
     def step(batch):
-        if not loss_scale:
-            return strategy.reduce("SUM", strategy.run(plain_step, batch), axis=None)
+        return strategy.reduce("SUM", strategy.run(plain_step, batch), axis=None)
+
+    @tf.function
+    def scaled_step(batch):
         means, gradients, statistics, failures = strategy.run(scaled_gradients, batch)
         finite = strategy.reduce("SUM", failures, axis=None) == 0  # on all replicas
         if finite:
@@ -144,4 +146,4 @@ def training_step(encoder, optimizer, loss, batch_size: int, loss_scale: LossSca
         loss_scale.update(finite)
         return strategy.reduce("SUM", means, axis=None)
 
-    return step
+    return scaled_step if loss_scale else step
