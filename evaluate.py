@@ -112,6 +112,7 @@ class Options:
 
 def evaluate(options: Options, folder: Path) -> None:
     """Evaluate the run in a folder: print the result, and write figures and pictures there. Raises InputError."""
+    import model
     from clips import feature_files
     from judging import leaks, parts, pictures, tables
     from training import runs
@@ -128,6 +129,8 @@ def evaluate(options: Options, folder: Path) -> None:
             f"{data}: expected training clips of {folder}, of at least two videos, found {n_videos}; is it the data that this "
             "run was trained on?"
         )
+    if run["encoder"] == "conv":
+        model.check_batch(options.batch_size, run["width"], utils.N_FRAMES)
     decode = runs.load_face_decoder(options.decoder, run["feature_size"], options.exaggerate, options.refinements)
     encoder = runs.load_encoder(folder, run)
 

@@ -88,7 +88,7 @@ def heads(moments: Moments, penalties, whitening: float):
         yield kernel.astype(np.float32), (mean_y - mean_x @ kernel).astype(np.float32)
 
 
-def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: float, batch_size: int) -> tuple[float, float]:
+def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: float) -> tuple[float, float]:
     """Load the pretrained speaker network and fit the encoder's head in closed form, see `heads`.
 
     Of PENALTIES, the one with the best 1:2 matching on the validation set is chosen.
@@ -100,7 +100,6 @@ def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: f
         data: folder that preprocess.py wrote.
         clips: names of the clips to train on, "train", and to validate on, "val".
         whitening: of the targets, 0 to 1.
-        batch_size: clips in a batch.
 
     Returns:
         The mean loss of the first FIT_CLIPS training clips, and the penalty chosen.
@@ -112,7 +111,7 @@ def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: f
     embedder = keras.Model(encoder.input, encoder.get_layer("speaker_embedding").output)
 
     def embed(names):
-        return predict_features(embedder, data, names, len(centre), batch_size)
+        return predict_features(embedder, data, names, len(centre))
 
     moments, first = Moments.zero(ge2e.UNITS, len(centre)), None
     for start in tqdm(range(0, len(clips["train"]), FIT_CLIPS), desc="speaker embeddings", leave=False, disable=None):
