@@ -53,6 +53,8 @@ def assert_nearly_same_run(ours, theirs):
     """
     losses = [[epoch["train_loss"] for epoch in history(run)] for run in (ours, theirs)]
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    losses = [[epoch["val_loss"] for epoch in history(run)] for run in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
     keras.utils.set_random_seed(SEED)
     encoder = model.voice_encoder(128, 0.03)
     encoder.get_layer("fc2").bias.assign(feature_files.load_array(ours / utils.CENTRE, np.float32, (128,)))
@@ -112,6 +114,42 @@ def test_a_batch_that_does_not_divide_is_reported(demo_data, tmp_path):
     process = on_devices(2, demo_data, tmp_path / "run", "--batch-size", 3)
     stderr = process.communicate()[1]
     assert process.returncode == 1 and "error: --batch-size: expected a multiple of the 2 devices, found 3" in stderr
+
+
+PREDICTION = """
+import sys
+from pathlib import Path
+import numpy as np
+from clips import feature_files
+from training import steps
+from training.batches import predict_features
+from voices.backend import tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+data, seen = Path(sys.argv[1]), set()
+clips = feature_files.ready_clips(data)[:11]
+
+def encoder(spectrograms, training):
+    assert not training
+    seen.add((tf.distribute.get_replica_context().replica_id_in_sync_group, spectrograms.shape[0]))
+    return tf.reduce_mean(tf.cast(spectrograms, "float32"), axis=(1, 3))
+
+with steps.strategy().scope():
+    voices, faces = predict_features(encoder, data, clips, 128, 4, n_frames=300)
+spectrograms = [feature_files.load_spectrogram(data, clip)[:300].astype("float32") for clip in clips]
+np.testing.assert_allclose(voices, np.mean(spectrograms, axis=(1, 3)), rtol=1e-4, atol=1e-5)
+np.testing.assert_array_equal(faces, [feature_files.load_embedding(data, clip, 128) for clip in clips])
+print(sorted(seen, key=str))
+"""
+
+
+def test_prediction_is_spread_over_the_devices(demo_data):
+    """Of 11 clips, two devices receive four each; then the three left, and one of them again, for devices of equal shares."""
+    command = [sys.executable, "-c", PREDICTION, demo_data]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] in ("[(0, 4), (0, None), (1, 4), (1, None)]", "[(0, 2), (0, 4), (1, 2), (1, 4)]")
 
 
 BATCH_NORM = """
