@@ -52,7 +52,7 @@ def test_an_epoch_is_timed_by_its_second_and_third_step(train_four_steps):
 
 def test_a_loss_that_is_not_finite_names_epoch_and_step(train_four_steps):
     with pytest.raises(InputError, match=r"the loss of epoch 3, step 2 is nan, expected a finite number"):
-        train_four_steps(losses=(1.0, np.nan))
+        train_four_steps(losses=(1.0, np.nan, 1.0, 1.0))
 
 
 def test_a_signal_ends_training_after_a_checkpoint(train_four_steps):
