@@ -92,9 +92,9 @@ def test_a_signal_to_one_of_two_machines_stops_both_at_the_same_step(demo_data, 
     """The other machine gets no signal, and the checkpoint holds the step that both name; resuming it goes on from there."""
     run = tmp_path / "run"
     both = workers(demo_data, run, *GENTLY, "--epochs", 1000, "--save-minutes", 0)
-    wait_for(lambda: (run / utils.LAST_WEIGHTS).exists() or any(worker.poll() is not None for worker in both), 120)
+    wait_for(lambda: (run / utils.LAST_WEIGHTS).exists() or any(worker.poll() is not None for worker in both), 300)
     both[1].send_signal(signal.SIGTERM)
-    said = [worker.communicate(timeout=120)[1] for worker in both]
+    said = [worker.communicate(timeout=300)[1] for worker in both]
     assert [worker.returncode for worker in both] == [130, 130], said
     stopped = [re.findall(r"train: stopped after step (\d+)", stderr) for stderr in said]
     with h5py.File(run / utils.LAST_WEIGHTS) as file:
