@@ -3,16 +3,20 @@ PYTHON ?= python3
 SEED ?= 0
 DEMO = data/demo-$(SEED)
 RUN = .venv/bin/python
+# make GPU=1 installs what an NVIDIA GPU needs as well.
+LOCK = requirements$(if $(GPU),-gpu).txt
+INSTALLED = .venv/installed$(if $(GPU),-gpu)
+.DEFAULT_GOAL := $(if $(GPU),install,help)
 
 .PHONY: help install demo test lint lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: .venv/installed  ## install everything into .venv (3.6 GB)
+install: $(INSTALLED)  ## install everything into .venv (3.6 GB); with GPU=1 also NVIDIA's libraries
 
 # Without refinement of the decoded faces: the face network was trained on photos, not on rendered faces.
-demo: .venv/installed  ## from scratch to tables and pictures, on synthetic people (about 8 minutes)
+demo: $(INSTALLED)  ## from scratch to tables and pictures, on synthetic people (about 8 minutes)
 	$(RUN) data/make_demo.py --out $(DEMO) --seed $(SEED)
 	$(RUN) preprocess.py --csv $(DEMO)/avspeech_demo.csv --data $(DEMO) --face-model dlib
 	rm -rf checkpoints/demo checkpoints/demo-speaker checkpoints/demo-decoder
@@ -22,24 +26,26 @@ demo: .venv/installed  ## from scratch to tables and pictures, on synthetic peop
 	$(RUN) train.py --data $(DEMO) --run demo --width 0.125 --seconds 3 --batch-size 4 --epochs 20 --seed $(SEED)
 	$(RUN) evaluate.py --run demo --decoder demo-decoder --refinements 0 --k 1 5 10
 
-test: .venv/installed lint  ## style and all tests (12 to 25 minutes on 2 cores)
+test: $(INSTALLED) lint  ## style and all tests (12 to 25 minutes on 2 cores)
 	$(RUN) -m pytest
 
-lint: .venv/installed  ## style only
+lint: $(INSTALLED)  ## style only
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-# The lock, for all Pythons and systems. `make lock UPGRADE=--upgrade` moves every pin to the newest release.
-lock: .venv/installed  ## compile requirements.in to requirements.txt
+# The locks, for all Pythons and systems. `make lock UPGRADE=--upgrade` moves every pin to the newest release.
+lock: $(INSTALLED)  ## compile requirements.in to requirements.txt, and requirements-gpu.in likewise
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --custom-compile-command "make lock" $(UPGRADE) \
 	    requirements.in --output-file requirements.txt
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --custom-compile-command "make lock" $(UPGRADE) \
+	    --constraint requirements.txt requirements-gpu.in --output-file requirements-gpu.txt
 
-.venv/installed: requirements.txt
+$(INSTALLED): $(LOCK)
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; (3, 11) <= sys.version_info < (3, 14) or sys.exit(f"error: expected Python 3.11 to 3.13, found {v}; name another one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	@echo "installing into .venv, a minute or two"
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
-	@touch $@
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK)
+	@touch .venv/installed $@
 
 clean:  ## remove .venv, the demo and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis checkpoints/demo checkpoints/demo-speaker checkpoints/demo-decoder data/demo-*

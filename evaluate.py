@@ -133,6 +133,8 @@ def evaluate(options: Options, folder: Path) -> None:
         raise InputError(
             f"{data}: expected training clips of {folder}, found none; is it the data that this run was trained on?"
         )
+    if run["encoder"] == "conv":
+        model.check_batch(options.batch_size, run["width"], utils.N_FRAMES)
     decode = runs.load_face_decoder(options.decoder, run["feature_size"], options.exaggerate, options.refinements)
     size = run["feature_size"]
     encoder = model.of_whole_and_start(runs.load_encoder(folder, run), utils.frames_in(parts.SHORT_SECONDS))

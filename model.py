@@ -3,10 +3,11 @@
 B is the batch size and T the number of spectrogram frames: N_FRAMES (598) for 6 s of sound, MIN_FRAMES (259) for 2.6 s.
 """
 
+import math
 import warnings
 from pathlib import Path
 
-from utils import FEATURE_SIZE, FFT_SIZE, HOP, N_BINS, N_FRAMES, POWER, WINDOW
+from utils import FEATURE_SIZE, FFT_SIZE, HOP, N_BINS, N_FRAMES, POWER, WINDOW, InputError
 from voices.backend import keras, layers, tf
 from voices.ge2e import SpeakerEmbedding
 
@@ -61,6 +62,7 @@ ENCODER = (
 )
 FC_UNITS = 4096  # units of the first fully connected layer at width 1
 MIN_FRAMES = 259  # the fewest frames that reach conv9
+MOST_NUMBERS = 2**31 - 1  # in a tensor: with more, operations of TensorFlow fail or return wrong numbers
 BN_MOMENTUM = 0.9  # of the running mean and variance; the sources give none, and Keras's 0.99 lags for epochs on small data
 
 
@@ -80,9 +82,10 @@ def voice_encoder(feature_size: int = FEATURE_SIZE["vggface"], width: float = 1.
     """
 
     def batch_norm(name, fused=True):
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:  # statistics over all GPUs, the same as on one
-            return layers.BatchNormalization(momentum=BN_MOMENTUM, synchronized=True, name=name)
-        return (BatchNormalization if fused else layers.BatchNormalization)(momentum=BN_MOMENTUM, name=name)
+        if fused:
+            return BatchNormalization(momentum=BN_MOMENTUM, name=name)
+        several = tf.distribute.get_strategy().num_replicas_in_sync > 1  # then statistics over all replicas, as on one device
+        return layers.BatchNormalization(momentum=BN_MOMENTUM, synchronized=several, name=name)
 
     def scaled(channels):
         return max(1, round(channels * width))
@@ -134,6 +137,28 @@ def speaker_encoder(feature_size: int = FEATURE_SIZE["vggface"]) -> keras.Model:
 def build_encoder(name: str, feature_size: int, width: float) -> keras.Model:
     """Build the encoder that train.py's --encoder names, "conv" or "speaker"; the width applies to conv only."""
     return voice_encoder(feature_size, width) if name == "conv" else speaker_encoder(feature_size)
+
+
+def check_batch(batch_size: int, width: float, n_frames: int) -> None:
+    """Raise InputError if a layer of `voice_encoder` would return more than MOST_NUMBERS.
+
+    Args:
+        batch_size: clips that a device receives at a time.
+        width: of the encoder.
+        n_frames: frames of each clip.
+
+    Source of the limit: github.com/tensorflow/tensorflow, issue 124949.
+    """
+    size, largest = (n_frames, N_BINS), n_frames * N_BINS * 2  # numbers of a clip
+    for _, channels, kernel, stride in ENCODER:
+        size = tuple((s - k) // step + 1 for s, k, step in zip(size, kernel, stride))
+        largest = max(largest, math.prod(size) * max(1, round((channels or 0) * width)))
+    most = MOST_NUMBERS // largest
+    if batch_size > most:
+        raise InputError(
+            f"--batch-size: expected at most {most} clips of {n_frames} frames on a device, whose largest layer then has fewer "
+            f"than 2**31 numbers, TensorFlow's limit, found {batch_size} on a device; lower it"
+        )
 
 
 def load_weights(encoder: keras.Model, path: Path) -> None:
@@ -231,15 +256,73 @@ def _convolution(x, kernel, stride: int):
 
 
 class BatchNormalization(layers.BatchNormalization):
-    """Keras's batch norm for (B, T, N, C), in one fused operation of TensorFlow's instead of a dozen, without casts."""
+    """Keras's batch norm for (B, T, N, C), in TensorFlow's fused operations instead of a dozen, without casts.
+
+    Mean and variance are those of the clips of all replicas, as on one device.
+    """
 
     def call(self, inputs, training=None):
         gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
         if not training:
             mean, variance = tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
             return tf.compat.v1.nn.fused_batch_norm(inputs, gamma, beta, mean, variance, self.epsilon, is_training=False)[0]
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(inputs, gamma, beta, epsilon=self.epsilon)
-        n = tf.cast(tf.size(inputs) / tf.size(beta), tf.float32)
-        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance * (n - 1) / n)):
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            outputs, mean, variance = _batch_norm_of_replicas(inputs, gamma, beta, self.epsilon)
+        else:
+            outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(inputs, gamma, beta, epsilon=self.epsilon)
+            variance = _biased(variance, numbers_of_a_channel(inputs))
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + value * (1 - self.momentum))
         return outputs
+
+
+def numbers_of_a_channel(inputs):
+    """Return how many numbers each channel of (B, T, N, C) has, float32 (): a count of int32 would end at 2**31."""
+    return tf.reduce_prod(tf.cast(tf.shape(inputs)[:-1], tf.float32))
+
+
+def _biased(variance, n):
+    """Return the mean square distance from the mean, of the fused operation's unbiased variance of n numbers."""
+    return variance * (n - 1) / n
+
+
+def _batch_norm_of_replicas(inputs, gamma, beta, epsilon: float):
+    """Normalise with the mean and variance over all replicas, whose batches have the same size.
+
+    Args:
+        inputs: (B, T, N, C), on this replica.
+        gamma, beta: float32 (C,).
+
+    Returns:
+        (B, T, N, C) in the inputs' dtype; mean and variance, float32 (C,), without gradients.
+    """
+    context, n = tf.distribute.get_replica_context(), numbers_of_a_channel(inputs)
+
+    @tf.custom_gradient
+    def normalise(x, gamma, beta):
+        _, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=epsilon)
+        mean, square = context.all_reduce("MEAN", [mean, _biased(variance, n) + mean**2])
+        variance = tf.maximum(square - mean**2, 0.0)
+        outputs, *_ = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon, is_training=False)
+
+        def gradient(d_outputs, *_):
+            # As if mean and variance were constants; they add, for each number, a line over the normalised x.
+            d_x, d_gamma, d_beta, *_ = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=d_outputs,
+                x=x,
+                scale=gamma,
+                reserve_space_1=mean,
+                reserve_space_2=variance,
+                reserve_space_3=tf.zeros(0),
+                epsilon=epsilon,
+                is_training=False,
+            )
+            by_gamma, by_beta = (d / n for d in context.all_reduce("MEAN", [d_gamma, d_beta]))
+            scale = tf.math.rsqrt(variance + epsilon)
+            slope = gamma * scale**2 * by_gamma
+            level = gamma * scale * by_beta - slope * mean
+            return d_x - (tf.cast(slope, x.dtype) * x + tf.cast(level, x.dtype)), d_gamma, d_beta
+
+        return (outputs, mean, variance), gradient
+
+    return normalise(inputs, gamma, beta)

@@ -338,7 +338,7 @@ def train_encoder(options: Options) -> None:
             f"train: --encoder conv trains from scratch; --encoder speaker is meant for fewer than {setup.FEW_CLIPS:,} clips",
             file=sys.stderr,
         )
-    strategy = setup.strategy(options.encoder, options.batch_size)
+    strategy = setup.strategy(options)
     if options.precision == "auto":
         precision = steps.best_precision() if options.encoder == "conv" else "float32"
         options = dataclasses.replace(options, precision=precision)
@@ -385,17 +385,18 @@ def train_encoder(options: Options) -> None:
             if options.encoder == "speaker" and not options.resume:
                 started = time.perf_counter()
                 fitted = closed_form.fit(
-                    training.encoder, training.loss, centre, options.data, clips, options.whitening, options.batch_size, on_both
+                    training.encoder, training.loss, centre, options.data, clips, options.whitening, on_both
                 )
                 progress.seconds = seconds = time.perf_counter() - started
                 more = {"cv_matching": fitted.matching} if fitted.cross_validated else {}
                 end_epoch(0, fitted.train_loss, n_train, **more)
                 print(epochs.line_of_closed_form(seconds, fitted), flush=True)
             timed = say_time if chief else None
-            with epochs.noting_signals() as stopping:
-                while progress.step < last_step and not stopping:
+            with epochs.noting_signals() as signals:
+                stops = steps.agreement(signals)
+                while progress.step < last_step and not stops():
                     epochs.train_epoch(
-                        training.step, batches, errors, progress, n_steps, save, options.save_minutes, stopping, timed
+                        training.step, batches, errors, progress, n_steps, save, options.save_minutes, stops, timed
                     )
                     timed = None
                     if chief:

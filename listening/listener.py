@@ -22,6 +22,13 @@ WINDOW_HOP = CLIP_SAMPLES // 2  # samples between the starts of two windows of a
 WINDOWS_PER_PASS = 8
 
 
+@functools.lru_cache(maxsize=1)
+def _compiled(encoder):
+    """Return the encoder as a function of windows, compiled once for any number of them: (B, CLIP_SAMPLES) -> (B, D)."""
+    windows = tf.TensorSpec((None, CLIP_SAMPLES), tf.float32)
+    return tf.function(model.waveform_encoder(encoder), input_signature=[windows])
+
+
 @dataclasses.dataclass(frozen=True)
 class Listener:
     """A loaded run. `load` makes one."""
@@ -35,10 +42,6 @@ class Listener:
     def centre(self) -> np.ndarray:
         """The mean face feature of the training faces, float32 (D,): directions of features are measured from there."""
         return self.run["centre"]
-
-    @functools.cached_property
-    def _encode(self):
-        return tf.function(model.waveform_encoder(self.encoder), reduce_retracing=True)
 
     def predict(self, recording: np.ndarray) -> np.ndarray:
         """Predict the direction of a face feature from a recording of any length.
@@ -56,7 +59,7 @@ class Listener:
         starts = sorted({*range(0, last, WINDOW_HOP), last})
         windows = [recording[start : start + CLIP_SAMPLES] for start in starts]
         passes = [windows[first : first + WINDOWS_PER_PASS] for first in range(0, len(windows), WINDOWS_PER_PASS)]
-        features = np.concatenate([self._encode(np.stack(some)).numpy() for some in passes])
+        features = np.concatenate([_compiled(self.encoder)(np.stack(some)).numpy() for some in passes])
         return normalise(normalise(features - self.centre).mean(axis=0, keepdims=True))[0]
 
     def decode(self, prediction: np.ndarray) -> np.ndarray:

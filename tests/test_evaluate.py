@@ -376,6 +376,13 @@ def test_data_that_has_moved(run, tmp_path, capsys):
     assert "expected" in capsys.readouterr().err
 
 
+def test_a_batch_that_no_operation_can_take_is_refused(run, capsys):
+    """At width 0.03, conv3 returns 589 x 248 x 4 numbers a clip."""
+    assert evaluate.main(["--run", str(run), "--batch-size", "3676"]) == 1
+    error = capsys.readouterr().err
+    assert "--batch-size: expected at most 3675 clips of 598 frames on a device" in error and "found 3676 on a device" in error
+
+
 def test_weights_of_another_width(run, tmp_path, capsys):
     other = shutil.copytree(run, tmp_path / "other")
     options = json.loads((other / "options.json").read_text())

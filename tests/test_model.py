@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import model
-from utils import CLIP_SAMPLES, N_BINS, N_FRAMES
+from utils import CLIP_SAMPLES, N_BINS, N_FRAMES, InputError
 from voices.backend import keras, tf
 
 # ---------------------------------------------------------------- spectrogram
@@ -125,6 +125,30 @@ def test_batch_norm_matches_keras(rng):
     for a, b in zip(*results):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
     assert [w.path.split("/")[-1] for w in ours.weights] == [w.path.split("/")[-1] for w in theirs.weights]
+
+
+def test_batch_norm_counts_beyond_32_bits():
+    """115 clips of 6 s after conv3 are more than 2**31 numbers; only their shape is made."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        count = session.run(model.numbers_of_a_channel(tf.compat.v1.placeholder("float32", (115, 589, 248, 128))))
+        more = session.run(model.numbers_of_a_channel(tf.compat.v1.placeholder("float32", (2**20, 2**10, 2**10, 1))))
+    assert count == pytest.approx(115 * 589 * 248, rel=1e-6) and more == 2.0**40
+    layer = model.BatchNormalization()
+    layer.build((None, 589, 248, 128))
+    trained = tf.function(lambda x: layer(x, training=True)).get_concrete_function(tf.TensorSpec((115, 589, 248, 128)))
+    assert trained.output_shapes == (115, 589, 248, 128)
+
+
+@pytest.mark.parametrize(
+    "width, n_frames, most", [(1, N_FRAMES, 114), (2, N_FRAMES, 57), (1, 298, 234), (0.01, N_FRAMES, 6986)]
+)
+def test_a_batch_that_no_operation_can_take_is_refused(width, n_frames, most):
+    """At width 1 and 6 s, conv3 returns 589 x 248 x 128 numbers a clip; the narrowest network returns fewer than it takes."""
+    model.check_batch(most, width, n_frames)
+    with pytest.raises(
+        InputError, match=rf"--batch-size: expected at most {most} clips of .*found {most + 1} on a device; lower"
+    ):
+        model.check_batch(most + 1, width, n_frames)
 
 
 def datasets_of(encoder, path):

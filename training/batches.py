@@ -17,6 +17,7 @@ READERS = 4  # clips read at the same time
 PREFETCH = 4  # batches ready in memory
 BATCH = tf.float16, tf.float32  # spectrograms and face features
 TRAINING_BATCH = *BATCH, tf.int64  # and the numbers of the videos
+PREDICTION_CLIPS = 8  # clips that a device receives at a time for prediction: 0.7 GB for the largest layer at width 1
 
 
 def video_numbers(clips: list[str]) -> np.ndarray:
@@ -135,20 +136,42 @@ def training_batches(data: Path, clips: list[str], feature_size: int, crops: Cro
 
 
 @functools.lru_cache(maxsize=1)
-def _compiled(encoder):
-    """Return the encoder as a compiled function."""
-    return tf.function(lambda spectrograms: encoder(spectrograms, training=False), reduce_retracing=True)
+def _compiled(encoder, strategy):
+    """Return the encoder as a compiled function of one batch for each replica."""
+
+    @functools.partial(tf.function, reduce_retracing=True)
+    def predict(spectrograms):
+        return strategy.run(lambda of_replica: encoder(of_replica, training=False), (spectrograms,))
+
+    return predict
 
 
-def predict_features(encoder, data: Path, clips: list[str], feature_size: int, batch_size: int, n_frames: int = N_FRAMES):
-    """Predict the face features of all clips from their voices.
+def _predict(encoder, strategy, spectrograms) -> np.ndarray:
+    """Predict the features of clips that are divided among this machine's replicas: (B, T, N_BINS, 2) -> float32 (B, D)."""
+    n_clips, n_replicas = len(spectrograms), _replicas_of_machine(strategy)
+    filling = tf.repeat(spectrograms[-1:], -n_clips % n_replicas, axis=0)  # each replica gets the same number of clips
+    shares = iter(tf.split(tf.concat([spectrograms, filling], axis=0), n_replicas))
+    features = _compiled(encoder, strategy)(strategy.experimental_distribute_values_from_function(lambda _: next(shares)))
+    return np.concatenate([share.numpy() for share in strategy.experimental_local_results(features)])[:n_clips]
+
+
+def _replicas_of_machine(strategy) -> int:
+    """Return how many replicas of a strategy this machine has: of several machines, only one predicts."""
+    values = strategy.experimental_distribute_values_from_function(lambda _: tf.zeros(()))
+    return len(strategy.experimental_local_results(values))
+
+
+def predict_features(
+    encoder, data: Path, clips: list[str], feature_size: int, batch_size: int = PREDICTION_CLIPS, n_frames: int = N_FRAMES
+):
+    """Predict the face features of all clips from their voices, on all replicas of the strategy on this machine.
 
     Args:
         encoder: Keras model from spectrograms to features; the speaker embedding alone will do.
         data: folder that preprocess.py wrote.
         clips: names of clips.
         feature_size: numbers in their face features.
-        batch_size: clips in a batch.
+        batch_size: clips that a replica receives at a time.
         n_frames: frames of each clip that the encoder receives, from its start.
 
     Returns:
@@ -157,11 +180,12 @@ def predict_features(encoder, data: Path, clips: list[str], feature_size: int, b
     Raises:
         InputError: if a file of a clip is broken.
     """
-    batches, errors = clip_batches(data, clips, feature_size, batch_size)
+    strategy = tf.distribute.get_strategy()
+    batches, errors = clip_batches(data, clips, feature_size, batch_size * _replicas_of_machine(strategy))
     voices, faces = [], []
     try:
         for spectrograms, features in batches:
-            voices.append(_compiled(encoder)(spectrograms[:, :n_frames]).numpy())
+            voices.append(_predict(encoder, strategy, spectrograms[:, :n_frames]))
             faces.append(features.numpy())
     except tf.errors.OpError as error:
         raise (errors or [error])[0] from None

@@ -168,9 +168,7 @@ class Fit:
     cross_validated: bool  # whether these are training and validation clips, instead of validation clips
 
 
-def fit(
-    encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: float, batch_size: int, on_both: bool = False
-) -> Fit:
+def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: float, on_both: bool = False) -> Fit:
     """Load the pretrained speaker network and fit the encoder's head in closed form, see `heads`.
 
     Of PENALTIES, the one with the best 1:2 matching on the validation set is chosen; where that has few people, by
@@ -183,7 +181,6 @@ def fit(
         data: folder that preprocess.py wrote.
         clips: names of the clips to train on, "train", and to validate on, "val".
         whitening: of the targets, 0 to 1.
-        batch_size: clips in a batch.
         on_both: whether the head is fitted on training and validation clips instead of training clips.
 
     Raises:
@@ -193,7 +190,7 @@ def fit(
     embedder = keras.Model(encoder.input, encoder.get_layer("speaker_embedding").output)
 
     def embed(names):
-        return predict_features(embedder, data, names, len(centre), batch_size)
+        return predict_features(embedder, data, names, len(centre))
 
     few = has_few_people(clips["val"])
     names = [*clips["train"], *(clips["val"] if few else ())]

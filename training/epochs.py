@@ -1,5 +1,6 @@
 """Epochs of the voice encoder: training, validation, and what is written and printed after each epoch."""
 
+import collections
 import contextlib
 import json
 import math
@@ -20,6 +21,7 @@ from utils import InputError
 from voices.backend import tf
 
 RECALL_AT = (1, 5, 10)
+LATE_STEPS = 2  # steps between a step and the reading of its loss
 TIMED_STEPS = 2, 3  # steps of a process whose mean time predicts that of an epoch; the first step includes compilation
 
 
@@ -50,9 +52,11 @@ def noting_signals():
 
 
 def train_epoch(
-    step, batches, errors: list, progress: Progress, n_steps: int, save, save_minutes: float, stopping: list, timed=None
+    step, batches, errors: list, progress: Progress, n_steps: int, save, save_minutes: float, stops, timed=None
 ) -> None:
     """Train to the end of the epoch in which `progress` stands.
+
+    A loss is read LATE_STEPS after its step, while the device computes: to read it at once would let the device wait.
 
     Args:
         step: `steps.training_step`.
@@ -61,48 +65,58 @@ def train_epoch(
         n_steps: steps in an epoch.
         save: function that writes a checkpoint.
         save_minutes: time between checkpoints.
-        stopping: list of `noting_signals`.
+        stops: function that returns, once a step and alike on all machines, whether training shall stop.
         timed: function that receives the mean time of TIMED_STEPS, s, or None.
 
     Raises:
         InputError: if the loss is not finite, or a file is broken.
-        KeyboardInterrupt: after a checkpoint, if a signal was received.
+        KeyboardInterrupt: after a checkpoint, if training shall stop.
     """
     epoch, done = divmod(progress.step, n_steps)
-    saved, durations = time.monotonic(), []
+    saved, durations, unread = time.monotonic(), [], collections.deque()
     with tqdm(desc=f"epoch {epoch + 1}", initial=done, total=n_steps, unit="step", leave=False, disable=None) as bar:
+
+        def read_losses(most_unread):
+            while len(unread) > most_unread:
+                number, loss = unread.popleft()
+                loss = float(loss)
+                if not math.isfinite(loss):
+                    raise InputError(
+                        f"the loss of epoch {epoch + 1}, step {number} is {loss}, expected a finite number; "
+                        "try a lower --learning-rate or --precision float32"
+                    )
+                progress.loss_sum += loss
+                bar.set_postfix(loss=f"{loss:.3f}")
+                tf.summary.scalar("loss of a step", loss, epoch * n_steps + number)
+
         for number in range(done + 1, n_steps + 1):
             started = time.perf_counter()
             try:
                 batch = next(batches)
             except tf.errors.OpError as error:
+                read_losses(0)
                 save()
                 raise (errors or [error])[0] from None
             waited = time.perf_counter() - started
-            loss = float(step(batch))
-            if not math.isfinite(loss):
-                raise InputError(
-                    f"the loss of epoch {epoch + 1}, step {number} is {loss}, expected a finite number; "
-                    "try a lower --learning-rate or --precision float32"
-                )
+            unread.append((number, step(batch)))
+            stopped = stops()
+            saving = number < n_steps and (stopped or time.monotonic() - saved >= 60 * save_minutes)
+            timing = timed and len(durations) < TIMED_STEPS[-1]
+            read_losses(0 if saving or timing or number == n_steps else LATE_STEPS)
             durations.append(time.perf_counter() - started)
             progress.step += 1
-            progress.loss_sum += loss
             progress.waiting_seconds += waited
             progress.seconds += durations[-1]
             bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}")
-            tf.summary.scalar("loss of a step", loss, progress.step)
             if timed and len(durations) == TIMED_STEPS[-1]:
                 bar.clear()
                 timed(float(np.mean(durations[TIMED_STEPS[0] - 1 :])))
-            if number < n_steps:  # the last step is followed by validation and a checkpoint
-                if stopping:
-                    save()
+            if saving:  # the last step is followed by validation and a checkpoint
+                save()
+                saved = time.monotonic()
+                if stopped:
+                    print(f"train: stopped after step {progress.step}", file=sys.stderr)
                     raise KeyboardInterrupt
-                if time.monotonic() - saved >= 60 * save_minutes:
-                    save()
-                    saved = time.monotonic()
 
 
 def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], batch_size: int) -> dict:
@@ -114,7 +128,7 @@ def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], ba
     Raises:
         InputError: if a prediction is not finite, or a file is broken.
     """
-    voices, faces = predict_features(encoder, data, clips, len(centre), batch_size)
+    voices, faces = predict_features(encoder, data, clips, len(centre))
     if not np.isfinite(voices).all():
         raise InputError(
             "the features predicted for validation are not finite after this epoch, expected finite numbers; "

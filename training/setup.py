@@ -100,21 +100,31 @@ def choose_centre(name: str, data: Path, clips: list[str], feature_size: int, se
 # Devices and network.
 
 
-def strategy(encoder: str, batch_size: int):
-    """Return the TensorFlow strategy of `steps.strategy`.
+def strategy(options):
+    """Return the TensorFlow strategy of `steps.strategy`, and print its devices.
+
+    Args:
+        options: train.Options.
 
     Raises:
-        InputError: if the batch does not divide, or several machines are to fit the closed form.
+        InputError: if the batch does not divide or is too large, or several machines are to fit the closed form.
     """
-    if encoder == "speaker" and os.environ.get("TF_CONFIG"):
+    if options.encoder == "speaker" and os.environ.get("TF_CONFIG"):
         raise InputError("TF_CONFIG: expected none with --encoder speaker, which trains on one machine, found one; unset it")
     spread = steps.strategy()
     replicas = spread.num_replicas_in_sync
-    if batch_size % replicas:
-        raise InputError(f"--batch-size: expected a multiple of the {replicas} devices, found {batch_size}")
-    print(
-        f"train: {replicas} device{'s' if replicas > 1 else ''}, {batch_size // replicas} clips a step on each", file=sys.stderr
-    )
+    if options.batch_size % replicas:
+        raise InputError(f"--batch-size: expected a multiple of the {replicas} devices, found {options.batch_size}")
+    share = options.batch_size // replicas
+    if options.encoder == "conv":
+        model.check_batch(share, options.width, utils.frames_in(options.seconds))
+    print(f"train: {steps.devices(replicas)}, {share} clips a step on each", file=sys.stderr)
+    if steps.has_unused_gpu():
+        print(
+            "train: NVIDIA's driver is here, but TensorFlow finds no GPU: its libraries are missing or do not fit; "
+            "make GPU=1 installs them",
+            file=sys.stderr,
+        )
     return spread
 
 

@@ -1,6 +1,8 @@
 """The devices that training runs on, the optimizer, and one training step."""
 
+import collections
 import os
+from pathlib import Path
 
 from model import cpu_flags
 from voices.backend import keras, tf
@@ -9,6 +11,10 @@ from voices.backend import keras, tf
 BETA_1 = 0.5
 EPSILON = 1e-4
 DECAY_RATE, DECAY_STEPS = 0.95, 10_000  # the paper's learning rate: times 0.95 every 10,000 steps
+
+SYSTEM = Path("/")
+NVIDIA_FILES = "dev/nvidia[0-9]*", "usr/lib/wsl/lib/libcuda.so*"  # of NVIDIA's driver on Linux, and on Linux within Windows
+VOTES_UNREAD = 2  # of the machines, on whether to stop
 
 WARM_UP = 0.05  # share of all steps in which the cosine schedule rises
 FIRST_LOSS_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000  # of mixed_float16, Keras's values
@@ -38,6 +44,21 @@ def strategy():
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
+def devices(replicas: int) -> str:
+    """Describe the devices of a strategy with this many replicas: "1 CPU", "2 GPUs (NVIDIA H100)"."""
+    gpus = tf.config.list_physical_devices("GPU")
+    names = {tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus} - {None}
+    several = "s" if replicas > 1 else ""
+    return f"{replicas} {'GPU' if gpus else 'CPU'}{several}" + (f" ({', '.join(sorted(names))})" if names else "")
+
+
+def has_unused_gpu() -> bool:
+    """Return whether NVIDIA's driver offers a GPU, and TensorFlow finds none that the user has not hidden from it."""
+    offered = any(list(SYSTEM.glob(pattern)) for pattern in NVIDIA_FILES)
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return offered and not hidden and not tf.config.list_physical_devices("GPU")
+
+
 def is_chief() -> bool:
     """Return whether this machine validates and writes; one of the machines that train together does."""
     cluster = tf.distribute.get_strategy().cluster_resolver
@@ -56,6 +77,31 @@ def learning_rates(schedule: str, learning_rate: float, n_steps: int):
     return keras.optimizers.schedules.CosineDecay(
         0.0, max(1, n_steps - rising), warmup_target=learning_rate, warmup_steps=rising
     )
+
+
+def agreement(wishes: list):
+    """Return a function that tells, alike on all machines, whether one of them wishes to stop.
+
+    All machines must call the function equally often. On several machines its answer is that of VOTES_UNREAD calls before:
+    their wishes are added up on the devices, behind the step, and to read the sum at once would let the devices wait.
+
+    Args:
+        wishes: list of this machine, empty unless it wishes to stop.
+    """
+    strategy = tf.distribute.get_strategy()
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return lambda: bool(wishes)
+    votes = collections.deque()
+
+    @tf.function
+    def total(vote):
+        return strategy.reduce("SUM", strategy.run(lambda: tf.identity(vote)), axis=None)
+
+    def stops():
+        votes.append(total(tf.constant(float(bool(wishes)))))
+        return len(votes) > VOTES_UNREAD and float(votes.popleft()) > 0
+
+    return stops
 
 
 def adam(encoder, schedule: str, learning_rate: float, n_steps: int, weight_decay: float):

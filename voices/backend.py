@@ -4,6 +4,9 @@ import os
 
 from utils import stderr_to
 
+# Take memory of a GPU as it is needed: by default TensorFlow takes all of it, and a second process would find none.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
 with stderr_to(os.devnull):
     import keras
     import tensorflow as tf

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from clips import feature_files
-from training.batches import Crops, clip_batches, training_batches, video_numbers
+from training import epochs
+from training.batches import PREDICTION_CLIPS, Crops, clip_batches, training_batches, video_numbers
+from training.losses import l1_loss
 from utils import N_BINS, N_FRAMES, InputError
 from voices.backend import tf
 
@@ -108,3 +110,17 @@ def test_a_broken_file_is_named(ten_clips):
     with pytest.raises(tf.errors.OpError):
         list(batches)
     assert isinstance(errors[0], InputError) and "v3_7-6.pkl: expected a pickle" in str(errors[0])
+
+
+def test_validation_takes_no_more_clips_at_a_time_than_prediction_does(ten_clips):
+    """Whatever --batch-size is: a step's batch is divided among the devices, and may be too large for one of them."""
+    data, clips = ten_clips
+    seen = []
+
+    def encoder(spectrograms, training):
+        tf.numpy_function(lambda n: seen.append(int(n)), [tf.shape(spectrograms)[0]], [])
+        return tf.repeat(tf.cast(spectrograms[:, 0, 1:2, 0], "float32"), 128, axis=1)
+
+    scores = epochs.validate(encoder, l1_loss, np.zeros(128, np.float32), data, clips, batch_size=1000)
+    assert seen == [PREDICTION_CLIPS, 10 - PREDICTION_CLIPS] == [8, 2]
+    assert scores["val_gallery"] == 10 and scores["val_loss"] == 0

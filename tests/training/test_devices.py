@@ -1,13 +1,16 @@
 import contextlib
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pytest
-from conftest import ROOT, SEED, TINY, encoder_weights, history, run_train
+from conftest import ROOT, SEED, TINY, encoder_weights, history, run_train, wait_for
 
 import model
 import utils
@@ -35,11 +38,22 @@ def on_devices(devices, data, run, *more, environment=None):
     )
 
 
+def workers(data, run, *more):
+    """Start two processes on loopback that train together. Returns them, the one that writes first."""
+    with contextlib.ExitStack() as sockets:
+        ports = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(2)]
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    configs = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": i}}) for i in range(2)]
+    return [on_devices(1, data, run, *more, environment={"TF_CONFIG": config}) for config in configs]
+
+
 def assert_nearly_same_run(ours, theirs):
     """Assert equality up to rounding, for sums in another order: weights have changed alike within 15 %, and the running
     statistics of batch norm agree within 0.1 % (statistics of half batches would be far off).
     """
     losses = [[epoch["train_loss"] for epoch in history(run)] for run in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    losses = [[epoch["val_loss"] for epoch in history(run)] for run in (ours, theirs)]
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
     keras.utils.set_random_seed(SEED)
     encoder = model.voice_encoder(128, 0.03)
@@ -61,22 +75,32 @@ def on_one_device(demo_data, tmp_path_factory):
 def test_two_devices_train_as_one(on_one_device, demo_data, tmp_path):
     process = on_devices(2, demo_data, tmp_path / "run", *GENTLY, "--epochs", 2)
     stderr = process.communicate()[1]
-    assert process.returncode == 0 and "2 devices, 2 clips a step on each" in stderr, stderr
+    assert process.returncode == 0 and "2 CPUs, 2 clips a step on each" in stderr, stderr
     assert_nearly_same_run(tmp_path / "run", on_one_device)
 
 
 def test_two_machines_train_as_one(on_one_device, demo_data, tmp_path):
     """Two processes on loopback train one epoch, then resume."""
     for more in ((*GENTLY, "--epochs", 1), ("--epochs", 2, "--resume")):
-        with contextlib.ExitStack() as sockets:
-            ports = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(2)]
-        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
-        configs = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": i}}) for i in range(2)]
-        workers = [on_devices(1, demo_data, tmp_path / "run", *more, environment={"TF_CONFIG": config}) for config in configs]
-        for worker in workers:
+        for worker in workers(demo_data, tmp_path / "run", *more):
             stderr = worker.communicate()[1]
-            assert worker.returncode == 0 and "2 devices, 2 clips a step on each" in stderr, stderr
+            assert worker.returncode == 0 and "2 CPUs, 2 clips a step on each" in stderr, stderr
     assert_nearly_same_run(tmp_path / "run", on_one_device)
+
+
+def test_a_signal_to_one_of_two_machines_stops_both_at_the_same_step(demo_data, tmp_path):
+    """The other machine gets no signal, and the checkpoint holds the step that both name; resuming it goes on from there."""
+    run = tmp_path / "run"
+    both = workers(demo_data, run, *GENTLY, "--epochs", 1000, "--save-minutes", 0)
+    wait_for(lambda: (run / utils.LAST_WEIGHTS).exists() or any(worker.poll() is not None for worker in both), 300)
+    both[1].send_signal(signal.SIGTERM)
+    said = [worker.communicate(timeout=300)[1] for worker in both]
+    assert [worker.returncode for worker in both] == [130, 130], said
+    stopped = [re.findall(r"train: stopped after step (\d+)", stderr) for stderr in said]
+    with h5py.File(run / utils.LAST_WEIGHTS) as file:
+        progress = json.loads(file["training/progress"][()])
+    assert stopped[0] == stopped[1] == [str(progress["step"])] and 1 <= progress["step"] < 5000
+    assert "stops after this step" in said[1] and "stops after this step" not in said[0]
 
 
 def test_16_bit_floats_on_two_devices(demo_data, tmp_path):
@@ -90,3 +114,92 @@ def test_a_batch_that_does_not_divide_is_reported(demo_data, tmp_path):
     process = on_devices(2, demo_data, tmp_path / "run", "--batch-size", 3)
     stderr = process.communicate()[1]
     assert process.returncode == 1 and "error: --batch-size: expected a multiple of the 2 devices, found 3" in stderr
+
+
+PREDICTION = """
+import sys
+from pathlib import Path
+import numpy as np
+from clips import feature_files
+from training import steps
+from training.batches import predict_features
+from voices.backend import tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+data, seen = Path(sys.argv[1]), set()
+clips = feature_files.ready_clips(data)[:11]
+
+def encoder(spectrograms, training):
+    assert not training
+    seen.add((tf.distribute.get_replica_context().replica_id_in_sync_group, spectrograms.shape[0]))
+    return tf.reduce_mean(tf.cast(spectrograms, "float32"), axis=(1, 3))
+
+with steps.strategy().scope():
+    voices, faces = predict_features(encoder, data, clips, 128, 4, n_frames=300)
+spectrograms = [feature_files.load_spectrogram(data, clip)[:300].astype("float32") for clip in clips]
+np.testing.assert_allclose(voices, np.mean(spectrograms, axis=(1, 3)), rtol=1e-4, atol=1e-5)
+np.testing.assert_array_equal(faces, [feature_files.load_embedding(data, clip, 128) for clip in clips])
+print(sorted(seen, key=str))
+"""
+
+
+def test_prediction_is_spread_over_the_devices(demo_data):
+    """Of 11 clips, two devices receive four each; then the three left, and one of them again, for devices of equal shares."""
+    command = [sys.executable, "-c", PREDICTION, demo_data]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] in ("[(0, 4), (0, None), (1, 4), (1, None)]", "[(0, 2), (0, 4), (1, 2), (1, 4)]")
+
+
+BATCH_NORM = """
+import sys
+import numpy as np
+import model
+from training import steps
+from voices.backend import tf
+
+precision, path = sys.argv[1:]
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+rng = np.random.default_rng(0)
+x = tf.cast(rng.normal(2, 3, size=(4, 3, 5, 6)) * [[[[1]]], [[[2]]], [[[3]]], [[[4]]]], "float32")
+x = tf.cast(x, precision)
+strategy, found = steps.strategy(), {}
+
+def both_ways(layer, x):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=True)
+        value = tf.reduce_sum(tf.cast(y, "float32") ** 3)
+    d_x, d_gamma, d_beta = tape.gradient(value, [x, layer.gamma.value, layer.beta.value])
+    return y, d_x, d_gamma, d_beta
+
+for name, scope in (("one", tf.distribute.get_strategy()), ("two", strategy)):
+    with scope.scope():
+        layer = model.BatchNormalization(momentum=0.9, dtype=precision if precision == "float32" else f"mixed_{precision}")
+        layer.build((None, 3, 5, 6))
+        layer.gamma.assign(np.arange(1.0, 7))
+        layer.beta.assign(np.arange(6.0))
+        shares = iter(tf.split(x, scope.num_replicas_in_sync))
+        values = scope.experimental_distribute_values_from_function(lambda _: next(shares))
+        results = scope.run(tf.function(both_ways), (layer, values))
+        y, d_x, d_gamma, d_beta = (scope.experimental_local_results(result) for result in results)
+        found[f"{name}/y"], found[f"{name}/x"] = (tf.cast(tf.concat(shares, 0), "float32") for shares in (y, d_x))
+        found[f"{name}/gamma"], found[f"{name}/beta"] = (tf.add_n(shares) for shares in (d_gamma, d_beta))
+        found[f"{name}/mean"], found[f"{name}/variance"] = layer.moving_mean.numpy(), layer.moving_variance.numpy()
+        if name == "two":
+            assert len(y) == 2 and y[0].dtype == x.dtype
+np.savez(path, **found)
+"""
+
+
+@pytest.mark.parametrize("precision, tolerance", [("float32", 1e-5), ("bfloat16", 2e-2), ("float16", 2e-3)])
+def test_batch_norm_over_two_devices_is_that_of_one(precision, tolerance, tmp_path):
+    """Output, gradients and running statistics; the two halves of the batch have different means and variances."""
+    path = tmp_path / "found.npz"
+    subprocess.run([sys.executable, "-c", BATCH_NORM, precision, path], cwd=ROOT, check=True)
+    found = np.load(path)
+    for name in ("y", "x", "gamma", "beta", "mean", "variance"):
+        one, two = found[f"one/{name}"], found[f"two/{name}"]
+        np.testing.assert_allclose(two, one, rtol=0, atol=tolerance * np.abs(one).max(), err_msg=name)

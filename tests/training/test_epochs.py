@@ -1,7 +1,9 @@
+import contextlib
+
 import numpy as np
 import pytest
 
-from training import epochs, runs
+from training import epochs, runs, steps
 from training.losses import loss_function
 from utils import InputError
 
@@ -23,7 +25,7 @@ def test_the_time_of_an_epoch_and_of_all_epochs():
 def train_four_steps(monkeypatch):
     """Return a function that trains an epoch of four steps, on a clock of its own: steps take 100, 2, 4 and 8 s."""
 
-    def train(losses=(4.0, 3.0, 2.0, 1.0), timed=None, **more):
+    def train(losses=(4.0, 3.0, 2.0, 1.0), timed=None, wishes=(), **more):
         seconds, clock = iter((100, 2, 4, 8)), [0]
         monkeypatch.setattr(epochs.time, "perf_counter", lambda: clock[0])
         found = iter(losses)
@@ -33,8 +35,9 @@ def train_four_steps(monkeypatch):
             return next(found)
 
         progress = runs.Progress(step=8)
-        arguments = {"errors": [], "progress": progress, "n_steps": 4, "save": list, "save_minutes": 1e9, "stopping": []}
-        epochs.train_epoch(step, iter(range(4)), **{**arguments, **more}, timed=timed)
+        arguments = {"errors": [], "progress": progress, "n_steps": 4, "save": list, "save_minutes": 1e9}
+        stops = steps.agreement(wishes)
+        epochs.train_epoch(step, iter(range(4)), **{**arguments, **more}, stops=stops, timed=timed)
         return progress
 
     return train
@@ -50,14 +53,63 @@ def test_an_epoch_is_timed_by_its_second_and_third_step(train_four_steps):
 
 def test_a_loss_that_is_not_finite_names_epoch_and_step(train_four_steps):
     with pytest.raises(InputError, match=r"the loss of epoch 3, step 2 is nan, expected a finite number"):
-        train_four_steps(losses=(1.0, np.nan))
+        train_four_steps(losses=(1.0, np.nan, 1.0, 1.0))
 
 
 def test_a_signal_ends_training_after_a_checkpoint(train_four_steps):
     saved = []
     with pytest.raises(KeyboardInterrupt):
-        train_four_steps(stopping=[2], save=lambda: saved.append(1))
+        train_four_steps(wishes=[2], save=lambda: saved.append(1))
     assert saved == [1]
+
+
+class Loss:
+    """A loss that notes when it is read."""
+
+    def __init__(self, number, value, events):
+        self.number, self.value, self.events = number, value, events
+
+    def __float__(self):
+        self.events.append(f"read {self.number}")
+        return self.value
+
+
+def train_on_a_device(values, **more):
+    """Train an epoch whose losses have these values. Returns what happened, in order, and the progress."""
+    events, found, progress = [], enumerate(values, 1), runs.Progress()
+
+    def step(_):
+        number, value = next(found)
+        events.append(f"step {number}")
+        return Loss(number, value, events)
+
+    def save():
+        events.append(f"save {progress.loss_sum:g}")
+
+    arguments = {"errors": [], "progress": progress, "n_steps": len(values), "save": save, "save_minutes": 1e9}
+    with contextlib.suppress(InputError):
+        epochs.train_epoch(step, iter(values), **{**arguments, "stops": lambda: False, **more})
+    return events, progress
+
+
+def test_losses_are_read_while_the_device_computes():
+    """Two steps are under way when a loss is read; at the end of the epoch, all have been read."""
+    events, progress = train_on_a_device([5.0, 4.0, 3.0, 2.0])
+    assert events == ["step 1", "step 2", "step 3", "read 1", "step 4", "read 2", "read 3", "read 4"]
+    assert progress.loss_sum == 14
+
+
+def test_a_checkpoint_holds_the_losses_of_all_its_steps():
+    events, _ = train_on_a_device([5.0, 4.0, 3.0], save_minutes=0)
+    assert events == ["step 1", "read 1", "save 5", "step 2", "read 2", "save 9", "step 3", "read 3"]
+
+
+def test_a_loss_that_is_not_finite_ends_training_soon_and_without_a_checkpoint():
+    times = iter([0.0, 1.0, 1.0, 1e9, 1e9, 1e9])  # a checkpoint is due at the third step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(epochs.time, "monotonic", lambda: next(times))
+        events, progress = train_on_a_device([5.0, np.inf, 3.0, 2.0, 1.0], save_minutes=1)
+    assert events == ["step 1", "step 2", "step 3", "read 1", "read 2"] and progress.loss_sum == 5
 
 
 def test_an_epoch_is_recorded_and_the_next_one_starts_from_zero():

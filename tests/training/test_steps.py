@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -6,9 +7,10 @@ import pytest
 from conftest import ROOT
 
 import model
-from training import steps
+import train
+from training import setup, steps
 from training.losses import l1_loss, l2_loss
-from utils import N_BINS
+from utils import N_BINS, InputError
 from voices.backend import keras, tf
 
 
@@ -156,3 +158,60 @@ def test_precision_follows_the_hardware(capabilities, flags, expected, monkeypat
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor: 0\nflags\t\t: fpu {flags}\n")
     assert steps.best_precision() == expected
+
+
+class Gpu:
+    def __init__(self, name):
+        self.name = name
+
+
+@pytest.mark.parametrize(
+    "names, replicas, expected",
+    [
+        ([], 1, "1 CPU"),
+        ([], 2, "2 CPUs"),
+        (["NVIDIA H100"], 1, "1 GPU (NVIDIA H100)"),
+        (["NVIDIA H100"] * 2, 2, "2 GPUs (NVIDIA H100)"),
+        (["NVIDIA L4", "NVIDIA A10"], 2, "2 GPUs (NVIDIA A10, NVIDIA L4)"),
+        ([None], 1, "1 GPU"),
+    ],
+)
+def test_devices_are_named(names, replicas, expected, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [Gpu(name) for name in names])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {"device_name": gpu.name} if gpu.name else {})
+    assert steps.devices(replicas) == expected
+
+
+@pytest.mark.parametrize("file", ["dev/nvidia0", "usr/lib/wsl/lib/libcuda.so.1"])
+def test_a_gpu_that_tensorflow_does_not_find_is_told(file, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(steps, "SYSTEM", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    options = train.with_defaults(train.Options(width=0.03))
+    setup.strategy(options)
+    assert capsys.readouterr().err == "train: 1 CPU, 8 clips a step on each\n"
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).touch()
+    setup.strategy(options)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "train: 1 CPU, 8 clips a step on each"
+    assert second.startswith("train: NVIDIA's driver is here, but TensorFlow finds no GPU: ") and "make GPU=1" in second
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # hidden on purpose
+    assert not steps.has_unused_gpu()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    assert not steps.has_unused_gpu()
+
+
+def test_a_batch_too_large_for_a_device_is_refused_before_training():
+    with pytest.raises(InputError, match=r"--batch-size: expected at most 114 clips of 598 frames .* found 115 on"):
+        setup.strategy(train.with_defaults(train.Options(batch_size=115)))
+    setup.strategy(train.with_defaults(train.Options(batch_size=115, encoder="speaker")))
+
+
+@pytest.mark.parametrize("given, expected", [(None, "true"), ("false", "false")])
+def test_memory_of_a_gpu_is_taken_as_it_is_needed(given, expected):
+    code = "import os; from voices.backend import tf; print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])"
+    environment = {name: value for name, value in os.environ.items() if name != "TF_FORCE_GPU_ALLOW_GROWTH"}
+    environment |= {"TF_FORCE_GPU_ALLOW_GROWTH": given} if given else {}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{expected}\n"
