@@ -5,6 +5,7 @@ Commands, from the repository's root:
     preprocess    preprocess.py beside the slides' way
     speech        the voice detector on clips, and on sounds without a voice
     train         train.py beside the slides' way and the machine's limit
+    reading       the clips a second that reach the training step, from pickles and from a pack, near and far
     evaluate      evaluate.py beside the slides' way, and the search of a million faces beside bare matrix products
     decoder       the face decoder on unseen people, beside a plain linear decoder and the paper's pictures
     encoders      the paper's encoder from scratch and the pretrained one, on unseen speakers
@@ -22,6 +23,7 @@ MODULES = {
     "preprocess": "preprocessing",
     "speech": "speech",
     "train": "training",
+    "reading": "reading",
     "evaluate": "evaluation",
     "decoder": "decoder",
     "encoders": "encoders",

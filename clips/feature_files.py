@@ -3,6 +3,7 @@
 Never imports TensorFlow.
 """
 
+import functools
 import io
 import math
 import pickle
@@ -151,6 +152,26 @@ class _ArrayUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"refused {module}.{name}") from None
 
 
+@functools.lru_cache(maxsize=16)
+def _opcodes_around(dtype: np.dtype, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
+    """Return what `save_array` writes before and after the numbers of an array."""
+    numbers = bytes([165]) * (dtype.itemsize * math.prod(shape))  # 165: no such opcode, so that the numbers are found
+    header, _, tail = pickle.dumps(np.frombuffer(numbers, dtype).reshape(shape), protocol=4).partition(numbers)
+    return header, tail
+
+
+def _unpickled(content: bytes, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the array in a pickle. One that `save_array` wrote is known by the bytes around its numbers, all others by every
+    opcode. Raises any exception for what is no pickle of an array.
+    """
+    header, tail = _opcodes_around(dtype, shape)
+    n_bytes = dtype.itemsize * math.prod(shape)
+    ours = n_bytes and len(content) == len(header) + n_bytes + len(tail) and content.startswith(header)
+    if ours and content.endswith(tail):
+        return np.frombuffer(content, dtype, math.prod(shape), len(header)).reshape(shape).copy()
+    return _ArrayUnpickler(content).load().array
+
+
 def load_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
     """Read an array of floats from a pickle.
 
@@ -170,7 +191,7 @@ def load_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
     expected = f"{np.dtype(dtype)} {tuple(shape)}"
     content = Path(path).read_bytes()
     try:
-        array = _ArrayUnpickler(content).load().array
+        array = _unpickled(content, np.dtype(dtype), tuple(shape))
     except Exception as error:  # broken bytes may make the unpickler raise anything
         raise InputError(f"{path}: expected a pickle of {expected}, found {error}; delete it, rerun preprocess.py") from error
     same_axes = [n for n in array.shape if n != 1] == [n for n in shape if n != 1]
