@@ -140,8 +140,8 @@ def run(options: Options) -> None:
             far, _ = in_a_process((*arguments, few, readers), SLOW_MICROSECONDS=wait, **slow)
             calls = int(count.read_text()) / options.batch_size / (few + 2 * (BATCHES_AT_A_TIME + PREFETCH))
             print(
-                f"{kind}: {near:.0f} clips/s warm ({per_cpu_second:.0f} a CPU second), {far:.0f} with {options.latency:g} ms before "
-                f"each call that opens or reads a file, {calls:.1f} calls a clip",
+                f"{kind}: {near:.0f} clips/s warm ({per_cpu_second:.0f} a CPU second), {far:.0f} with {options.latency:g} ms "
+                f"before each call that opens or reads a file, {calls:.1f} calls a clip",
                 flush=True,
             )
     n_frames = utils.frames_in(options.seconds)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clips import listing
 from utils import FEATURE_SIZE, N_BINS, N_FRAMES, N_LANDMARKS, InputError, save_bytes
 
 _FACE_MODELS = {size: face_model for face_model, size in FEATURE_SIZE.items()}
@@ -44,23 +45,14 @@ def landmarks_path(data: Path, clip: str) -> Path:
     return Path(data) / "landmarks" / f"{clip}.pkl"
 
 
-def _names_with(*patterns: Path) -> list[str]:
-    """Return the sorted names that have a file in each of several folders.
-
-    Args:
-        patterns: paths with * in place of the name.
-    """
-    names = [{path.stem for path in pattern.parent.glob(pattern.name) if path.name[0] != "."} for pattern in patterns]
-    return sorted(set.intersection(*names))
-
-
 def ready_clips(data: Path) -> list[str]:
     """Return the names of all clips under `data` that have spectrogram, face feature and face, sorted.
 
     Raises:
         InputError: if there are none.
     """
-    clips = _names_with(spectrogram_path(data, "*"), embedding_path(data, "*"), face_path(data, "*"))
+    paths = {"spectrogram_bytes": spectrogram_path, "embedding_bytes": embedding_path, "face_bytes": face_path}
+    clips = listing.names_with(Path(data), {column: path(data, "*") for column, path in paths.items()})
     if not clips:
         raise InputError(f"{data}: expected clips made ready by preprocess.py, found none; run preprocess.py, or pass --data")
     return clips
@@ -72,7 +64,8 @@ def ready_faces(data: Path) -> list[str]:
     Raises:
         InputError: if there are none.
     """
-    faces = _names_with(embedding_path(data, "*"), portrait_path(data, "*"), landmarks_path(data, "*"))
+    paths = {"embedding_bytes": embedding_path, "portrait_bytes": portrait_path, "landmarks_bytes": landmarks_path}
+    faces = listing.names_with(Path(data), {column: path(data, "*") for column, path in paths.items()})
     if not faces:
         raise InputError(
             f"{data}: expected faces with portraits and landmarks, found none; run preprocess.py with --csv or --faces, or "

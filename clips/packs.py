@@ -17,6 +17,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 import json
+import math
 import os
 import sys
 import time
@@ -92,9 +93,9 @@ class Records:
         row_shape = self.shape[1:]
         last = row_shape[0] if last is None else last
         part = np.empty((last - first, *row_shape[1:]), self.dtype)
-        step = part.itemsize * int(np.prod(row_shape[1:]))
+        step = part.itemsize * math.prod(row_shape[1:])
         at = self.offset + (row * row_shape[0] + first) * step
-        left = memoryview(part.reshape(-1).view(np.uint8))
+        left = memoryview(part).cast("B")
         while n_read := os.preadv(self.file.fileno(), [left], at):  # once, but some network disks read part by part
             left, at = left[n_read:], at + n_read
             if not left:
