@@ -353,6 +353,9 @@ def train_encoder(options: Options) -> None:
         options = dataclasses.replace(options, precision=precision)
     n_steps = n_train // options.batch_size  # in an epoch
     last_step = options.epochs * n_steps
+    source = packs.open_pack(options.data, clips["train"], len(centre)) if last_step else None
+    if source:
+        print(f"train: reads the training clips from {packs.pack_folder(options.data)}", file=sys.stderr)
 
     with strategy.scope():
         chief = steps.is_chief()  # of several machines, the one that validates and writes
@@ -387,9 +390,6 @@ def train_encoder(options: Options) -> None:
         crops = Crops(
             options.batch_size, utils.frames_in(options.seconds), options.mask_bins, options.mask_frames, options.seed
         )
-        source = packs.open_pack(options.data, clips["train"], len(centre)) if last_step else None
-        if source:
-            print(f"train: reads the training clips from {packs.pack_folder(options.data)}", file=sys.stderr)
         batches, errors = training_batches(
             options.data, clips["train"], len(centre), crops, progress.step, last_step, source, options.readers
         )

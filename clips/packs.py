@@ -92,9 +92,16 @@ class Records:
         """Return [first:last] of a row, along its first axis, as a new array. Raises OSError if the file is cut off."""
         row_shape = self.shape[1:]
         last = row_shape[0] if last is None else last
-        part = np.empty((last - first, *row_shape[1:]), self.dtype)
-        step = part.itemsize * math.prod(row_shape[1:])
-        at = self.offset + (row * row_shape[0] + first) * step
+        return self._read(row * row_shape[0] + first, (last - first, *row_shape[1:]))
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        """Return the rows [first:last], as `read`."""
+        return self._read(first * self.shape[1], (last - first, *self.shape[1:]))
+
+    def _read(self, n_before: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Return a part of the array of this shape, before which there are `n_before` entries of the second axis."""
+        part = np.empty(shape, self.dtype)
+        at = self.offset + n_before * self.dtype.itemsize * math.prod(self.shape[2:])
         left = memoryview(part).cast("B")
         while n_read := os.preadv(self.file.fileno(), [left], at):  # once, but some network disks read part by part
             left, at = left[n_read:], at + n_read
@@ -137,7 +144,13 @@ class Packed:
 
     def __getitem__(self, numbers: slice) -> np.ndarray:
         """Return the face features of clips in a row, float32 (m, D): a gallery for `judging.search`, read part by part."""
-        return np.stack([*in_order(self.feature, range(*numbers.indices(len(self))))])
+        shard, row = self.shard[numbers], self.row[numbers]
+        ends = [*(1 + np.flatnonzero((np.diff(shard) != 0) | (np.diff(row) != 1))), len(row)]  # of rows that follow one another
+
+        def read(first, end):
+            return self.features[shard[first]].rows(int(row[first]), int(row[end - 1]) + 1)
+
+        return np.concatenate([*in_order(lambda ends: read(*ends), zip([0, *ends], ends))])
 
 
 def pack_folder(data: Path) -> Path:
