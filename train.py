@@ -186,8 +186,7 @@ class Options:
         metavar="N",
     )
     readers: int | None = option(
-        "clips read at the same time; raise it if more than a few % of the time is spent waiting for them, as on a network "
-        "disk (default: 8 for each processor that this process may use)",
+        "clips read at the same time; raise it if training waits for them, as on a network disk (default: 8 a processor)",
         None,
         group="hardware",
         metavar="N",
@@ -354,8 +353,6 @@ def train_encoder(options: Options) -> None:
     n_steps = n_train // options.batch_size  # in an epoch
     last_step = options.epochs * n_steps
     source = packs.open_pack(options.data, clips["train"], len(centre)) if last_step else None
-    if source:
-        print(f"train: reads the training clips from {packs.pack_folder(options.data)}", file=sys.stderr)
 
     with strategy.scope():
         chief = steps.is_chief()  # of several machines, the one that validates and writes

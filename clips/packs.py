@@ -232,7 +232,7 @@ def open_pack(data: Path, clips: list[str], feature_size: int) -> Packed | None:
     """Open the pack of a data folder, for these clips.
 
     Returns:
-        The packed clips; or None, with a line on stderr, where there is no pack, or one that lacks clips.
+        The packed clips, or None where there is no pack or it lacks clips. A line on stderr says which.
 
     Raises:
         InputError: if the pack is broken, or stale: pickles of these clips have changed since they were packed.
@@ -268,6 +268,7 @@ def open_pack(data: Path, clips: list[str], feature_size: int) -> Packed | None:
     spectrograms, features = (
         {shard: _open_records(_paths(folder, shard)[kind], *of_kind) for shard in needed} for kind, of_kind in enumerate(shapes)
     )
+    print(f"{folder}: {len(clips)} clips are read from the pack", file=sys.stderr)
     return Packed(spectrograms, features, shard_of, row_of)
 
 
