@@ -182,7 +182,7 @@ class Options:
 class PackOptions:
     data: Path = option("folder that preprocess.py wrote", utils.DATA, metavar="FOLDER")
     readers: int | None = option(
-        "clips read at the same time; raise it on a network disk (default: 8 for each processor that this process may use)",
+        "clips read at the same time; raise it on a network disk (default: 16 for each processor that this process may use)",
         None,
         metavar="N",
     )

@@ -186,7 +186,7 @@ class Options:
         metavar="N",
     )
     readers: int | None = option(
-        "clips read at the same time; raise it if training waits for them, as on a network disk (default: 8 a processor)",
+        "clips read at the same time; raise it if training waits for them, as on a network disk (default: 16 a processor)",
         None,
         group="hardware",
         metavar="N",

@@ -30,7 +30,7 @@ import utils
 from clips import feature_files, workers
 from utils import N_BINS, N_FRAMES, InputError
 
-READERS_A_PROCESSOR = 8  # clips read at a time: a network disk lets each wait, and waiting takes no processor
+READERS_A_PROCESSOR = 16  # clips read at a time: a network disk lets each wait, and waiting takes no processor
 CLIPS_IN_SHARD = 16_384  # 10 GB with VGG-Face's features
 CHECKED_CLIPS = 10_000  # whose pickles are compared with the pack even where no folder has changed
 CHECKED_AT_A_TIME = 64  # of them, by one thread

@@ -89,4 +89,4 @@ def test_as_many_clips_are_read_at_the_same_time_as_readers(demo_data, monkeypat
     monkeypatch.setattr(packs.workers, "n_processors", lambda: 1)
     most[0] = 0
     batches, _ = clip_batches(demo_data, clips, 128, 4)
-    assert len(list(batches)) == 4 and most[0] == packs.READERS_A_PROCESSOR  # by default
+    assert len(list(batches)) == 4 and most[0] == min(16, packs.READERS_A_PROCESSOR)  # by default, of 16 clips
