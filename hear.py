@@ -50,7 +50,8 @@ class Options:
         "choose between two photos, each with one face", (), group=CHOICE, nargs=2, metavar="PHOTO"
     )
     clips: int = option(
-        "larger data are sampled down to this number of faces; raise it to search all faces of large data",
+        "larger data are sampled down to this number of faces; raise it to search all faces of large data, which "
+        "preprocess.py pack prepares for where they are too many for the memory",
         5000,
         group=CHOICE,
         metavar="N",

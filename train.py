@@ -52,7 +52,7 @@ Reads the training and validation faces that preprocess.py wrote under --data. W
 EPOCHS = {"conv": 30, "speaker": 0}  # defaults for each --encoder
 LEARNING_RATE = {"conv": 1e-3, "speaker": 1e-5}
 PICTURES = "png", "pdf", "svg"  # judging.plots.FORMATS
-CHANGEABLE = {"data", "epochs", "save_minutes", "format"}  # options that may change with --resume
+CHANGEABLE = {"data", "epochs", "save_minutes", "format", "readers"}  # options that may change with --resume
 
 # The options that both commands have.
 DATA_HELP = "folder that preprocess.py wrote"
@@ -81,8 +81,8 @@ def check_optimisation(options) -> None:
 class Options:
     run: str = option(RUN_HELP, utils.VOICE_RUN, group="run", metavar="RUN")
     resume: bool = option(
-        "continue the run from its last checkpoint, with its own options; only --epochs, --data, --save-minutes and --format "
-        "may be given again, with other values",
+        "continue the run from its last checkpoint, with its own options; only --epochs, --data, --save-minutes, --format and "
+        "--readers may be given again, with other values",
         False,
         group="run",
     )
@@ -185,6 +185,12 @@ class Options:
         group="hardware",
         metavar="N",
     )
+    readers: int | None = option(
+        "clips read at the same time; raise it if training waits for them, as on a network disk (default: 16 a processor)",
+        None,
+        group="hardware",
+        metavar="N",
+    )
     precision: str = option(
         "auto computes with 16 bits where the hardware supports them; float32 takes more time and memory and rounds less; "
         "--encoder speaker always uses float32",
@@ -214,6 +220,7 @@ class Options:
         check(MIN_SECONDS <= self.seconds <= 6, f"--seconds: expected {MIN_SECONDS} to 6, found {self.seconds}")
         check(self.mask_bins >= 0, f"--mask-bins: expected 0 or more, found {self.mask_bins}")
         check(self.mask_frames >= 0, f"--mask-frames: expected 0 or more, found {self.mask_frames}")
+        check(self.readers is None or self.readers >= 1, f"--readers: expected at least 1, found {self.readers}")
         check(self.save_minutes >= 0, f"--save-minutes: expected 0 or more, found {self.save_minutes}")
 
 
@@ -319,6 +326,7 @@ def train_encoder(options: Options) -> None:
         InputError: if there are too few clips, a file is broken, or the loss is not finite.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when a checkpoint is written.
     """
+    from clips import packs
     from training import closed_form, epochs, runs, setup, steps
     from training.batches import Crops, training_batches
     from voices.backend import tf
@@ -344,6 +352,7 @@ def train_encoder(options: Options) -> None:
         options = dataclasses.replace(options, precision=precision)
     n_steps = n_train // options.batch_size  # in an epoch
     last_step = options.epochs * n_steps
+    source = packs.open_pack(options.data, clips["train"], len(centre)) if last_step else None
 
     with strategy.scope():
         chief = steps.is_chief()  # of several machines, the one that validates and writes
@@ -378,7 +387,9 @@ def train_encoder(options: Options) -> None:
         crops = Crops(
             options.batch_size, utils.frames_in(options.seconds), options.mask_bins, options.mask_frames, options.seed
         )
-        batches, errors = training_batches(options.data, clips["train"], len(centre), crops, progress.step, last_step)
+        batches, errors = training_batches(
+            options.data, clips["train"], len(centre), crops, progress.step, last_step, source, options.readers
+        )
         writes_events = chief and options.epochs > 0
         events = str(folder / "tensorboard")
         with (tf.summary.create_file_writer(events) if writes_events else tf.summary.create_noop_writer()).as_default():

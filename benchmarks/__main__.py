@@ -6,6 +6,7 @@ Commands, from the repository's root:
     speech        the voice detector on clips, and on sounds without a voice
     train         train.py beside the slides' way and the machine's limit
     devices       batch norm over two devices beside Keras's
+    reading       the clips a second that reach the training step, from pickles and from a pack, near and far
     evaluate      evaluate.py beside the slides' way, and the search of a million faces beside bare matrix products
     decoder       the face decoder on unseen people, beside a plain linear decoder and the paper's pictures
     encoders      the paper's encoder from scratch and the pretrained one, on unseen speakers
@@ -24,6 +25,7 @@ MODULES = {
     "speech": "speech",
     "train": "training",
     "devices": "devices",
+    "reading": "reading",
     "evaluate": "evaluation",
     "decoder": "decoder",
     "encoders": "encoders",

@@ -3,6 +3,7 @@
 Never imports TensorFlow.
 """
 
+import functools
 import io
 import math
 import pickle
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clips import listing
 from utils import FEATURE_SIZE, N_BINS, N_FRAMES, N_LANDMARKS, InputError, save_bytes
 
 _FACE_MODELS = {size: face_model for face_model, size in FEATURE_SIZE.items()}
@@ -43,23 +45,14 @@ def landmarks_path(data: Path, clip: str) -> Path:
     return Path(data) / "landmarks" / f"{clip}.pkl"
 
 
-def _names_with(*patterns: Path) -> list[str]:
-    """Return the sorted names that have a file in each of several folders.
-
-    Args:
-        patterns: paths with * in place of the name.
-    """
-    names = [{path.stem for path in pattern.parent.glob(pattern.name) if path.name[0] != "."} for pattern in patterns]
-    return sorted(set.intersection(*names))
-
-
 def ready_clips(data: Path) -> list[str]:
     """Return the names of all clips under `data` that have spectrogram, face feature and face, sorted.
 
     Raises:
         InputError: if there are none.
     """
-    clips = _names_with(spectrogram_path(data, "*"), embedding_path(data, "*"), face_path(data, "*"))
+    paths = {"spectrogram_bytes": spectrogram_path, "embedding_bytes": embedding_path, "face_bytes": face_path}
+    clips = listing.names_with(Path(data), {column: path(data, "*") for column, path in paths.items()})
     if not clips:
         raise InputError(f"{data}: expected clips made ready by preprocess.py, found none; run preprocess.py, or pass --data")
     return clips
@@ -71,7 +64,8 @@ def ready_faces(data: Path) -> list[str]:
     Raises:
         InputError: if there are none.
     """
-    faces = _names_with(embedding_path(data, "*"), portrait_path(data, "*"), landmarks_path(data, "*"))
+    paths = {"embedding_bytes": embedding_path, "portrait_bytes": portrait_path, "landmarks_bytes": landmarks_path}
+    faces = listing.names_with(Path(data), {column: path(data, "*") for column, path in paths.items()})
     if not faces:
         raise InputError(
             f"{data}: expected faces with portraits and landmarks, found none; run preprocess.py with --csv or --faces, or "
@@ -151,6 +145,26 @@ class _ArrayUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"refused {module}.{name}") from None
 
 
+@functools.lru_cache(maxsize=16)
+def _opcodes_around(dtype: np.dtype, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
+    """Return what `save_array` writes before and after the numbers of an array."""
+    numbers = bytes([165]) * (dtype.itemsize * math.prod(shape))  # 165: no such opcode, so that the numbers are found
+    header, _, tail = pickle.dumps(np.frombuffer(numbers, dtype).reshape(shape), protocol=4).partition(numbers)
+    return header, tail
+
+
+def _unpickled(content: bytes, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the array in a pickle. One that `save_array` wrote is known by the bytes around its numbers, all others by every
+    opcode. Raises any exception for what is no pickle of an array.
+    """
+    header, tail = _opcodes_around(dtype, shape)
+    n_bytes = dtype.itemsize * math.prod(shape)
+    ours = n_bytes and len(content) == len(header) + n_bytes + len(tail) and content.startswith(header)
+    if ours and content.endswith(tail):
+        return np.frombuffer(content, dtype, math.prod(shape), len(header)).reshape(shape).copy()
+    return _ArrayUnpickler(content).load().array
+
+
 def load_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
     """Read an array of floats from a pickle.
 
@@ -170,7 +184,7 @@ def load_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
     expected = f"{np.dtype(dtype)} {tuple(shape)}"
     content = Path(path).read_bytes()
     try:
-        array = _ArrayUnpickler(content).load().array
+        array = _unpickled(content, np.dtype(dtype), tuple(shape))
     except Exception as error:  # broken bytes may make the unpickler raise anything
         raise InputError(f"{path}: expected a pickle of {expected}, found {error}; delete it, rerun preprocess.py") from error
     same_axes = [n for n in array.shape if n != 1] == [n for n in shape if n != 1]

@@ -7,7 +7,7 @@ import numpy as np
 from utils import normalise
 
 
-def most_similar(voices: np.ndarray, faces, k: int, rows: int = 8192) -> tuple[np.ndarray, np.ndarray]:
+def most_similar(voices: np.ndarray, faces, k: int, rows: int = 8192, centre=None) -> tuple[np.ndarray, np.ndarray]:
     """Find the k faces with the highest cosine similarity to each voice.
 
     The faces are read in blocks, the next block while the current one is compared, so that a gallery may be larger than
@@ -18,6 +18,7 @@ def most_similar(voices: np.ndarray, faces, k: int, rows: int = 8192) -> tuple[n
         faces: float (M, D), any object whose slices are arrays, such as numpy.memmap.
         k: number of faces to find, at most M.
         rows: faces in a block.
+        centre: float32 (D,), from which the faces are seen; None for zero. The voices are already seen from there.
 
     Returns:
         int64 (Q, k), numbers of the faces, the most similar first; equal ones in the order of the gallery. And float32 (Q, k),
@@ -29,6 +30,7 @@ def most_similar(voices: np.ndarray, faces, k: int, rows: int = 8192) -> tuple[n
 
     def read(start):
         block = np.asarray(faces[start : start + rows], np.float32)
+        block = block if centre is None else block - centre
         return block, np.sqrt(np.einsum("nd,nd->n", block, block))
 
     starts = range(0, len(faces), rows)

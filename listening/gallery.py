@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 import utils
-from clips import detection, feature_files, media, photos
+from clips import detection, feature_files, media, packs, photos
 from clips.reasons import Skip
 from faces import vggface
 from utils import InputError
@@ -26,12 +26,12 @@ class Gallery:
     """Faces to choose from. N faces, D numbers in a feature."""
 
     names: list[str]  # N, of clips or photos
-    features: np.ndarray  # float32 (N, D)
+    features: np.ndarray | packs.Packed  # float32 (N, D), in memory or on the disk
     image: Callable[[int], np.ndarray]  # from a face's number to uint8 (FACE_SIZE, FACE_SIZE, 3), RGB
 
 
 def of_data(data: Path, feature_size: int, most: int, seed: int) -> Gallery:
-    """Return the faces of a folder that preprocess.py wrote.
+    """Return the faces of a folder that preprocess.py wrote; from its pack, if there is one, which may be larger than memory.
 
     Args:
         data: the folder.
@@ -40,10 +40,12 @@ def of_data(data: Path, feature_size: int, most: int, seed: int) -> Gallery:
         seed: of the sample.
 
     Raises:
-        InputError: if there are no faces, or they have features of another size.
+        InputError: if there are no faces, they have features of another size, or the pack is stale.
     """
     names = utils.sample_clips(feature_files.ready_clips(data), most, seed)
-    features = np.stack([feature_files.load_embedding(data, clip, feature_size) for clip in names])
+    features = packs.open_pack(data, names, feature_size)
+    if features is None:
+        features = np.stack([*packs.in_order(packs.Pickles(data, names, feature_size).feature, range(len(names)))])
     return Gallery(names, features, lambda number: media.read_face(data, names[number]))
 
 

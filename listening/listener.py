@@ -84,7 +84,7 @@ class Listener:
         Returns:
             int64 (Q, k), numbers of faces, the most similar first; float32 (Q, k), their cosines as seen from the centre.
         """
-        return most_similar(predictions, gallery.features - self.centre, min(k, len(gallery.names)))
+        return most_similar(predictions, gallery.features, min(k, len(gallery.names)), centre=self.centre)
 
 
 def load(folder: Path, decoder: str | None, exaggerate: float, refinements: int, needs_faces: bool = False) -> Listener:

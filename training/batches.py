@@ -3,17 +3,18 @@
 B is the batch size.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 from pathlib import Path
 
 import numpy as np
 
-from clips.feature_files import load_embedding, load_spectrogram
+from clips.packs import Pickles, n_readers
 from utils import N_BINS, N_FRAMES, InputError, video_of
 from voices.backend import tf
 
-READERS = 4  # clips read at the same time
+BATCHES_AT_A_TIME = 4  # batches that are being read
 PREFETCH = 4  # batches ready in memory
 BATCH = tf.float16, tf.float32  # spectrograms and face features
 TRAINING_BATCH = *BATCH, tf.int64  # and the numbers of the videos
@@ -26,14 +27,20 @@ def video_numbers(clips: list[str]) -> np.ndarray:
     return np.array([numbers.setdefault(video_of(clip), len(numbers)) for clip in clips], np.int64)
 
 
-def _read_all(numbers, read, n_frames: int, feature_size: int, batch_size: int, errors: list, dtypes=BATCH):
+def _read_all(
+    numbers, read, n_frames: int, feature_size: int, batch_size: int, errors: list, readers: int | None = None, dtypes=BATCH
+):
     """Read and batch the clips of a dataset of numbers, in its order.
 
     Args:
         numbers: tf.data.Dataset of int64.
         read: function from a number to a spectrogram, a face feature and, for training, the number of the video.
         errors: list that receives the error of a broken file.
+        readers: clips read at the same time; None for `packs.n_readers`.
     """
+    readers = readers or n_readers()
+    pool = concurrent.futures.ThreadPoolExecutor(readers)  # not tf.data's threads, which are few
+    share = max(1, BATCHES_AT_A_TIME * batch_size // (2 * readers))  # clips that a thread reads at a time, of those under way
 
     def read_or_note(number):
         try:
@@ -42,15 +49,22 @@ def _read_all(numbers, read, n_frames: int, feature_size: int, batch_size: int, 
             errors.append(error)
             raise
 
-    def read_tensors(number):
-        values = tf.numpy_function(read_or_note, [number], dtypes, stateful=False)
-        shapes = (n_frames, N_BINS, 2), (feature_size,), ()
+    def read_share(numbers):
+        return [read_or_note(number) for number in numbers]
+
+    def read_batch(numbers):
+        shares = pool.map(read_share, (numbers[first : first + share] for first in range(0, len(numbers), share)))
+        return tuple(map(np.stack, zip(*(clip for clips in shares for clip in clips))))
+
+    def read_tensors(numbers):
+        values = tf.numpy_function(read_batch, [numbers], dtypes, stateful=False)
+        shapes = (None, n_frames, N_BINS, 2), (None, feature_size), (None,)
         return tuple(tf.ensure_shape(value, shape) for value, shape in zip(values, shapes))
 
     options = tf.data.Options()
     options.autotune.enabled = False  # its thread would sleep for seconds after the last clip, and hold up everything else
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    dataset = numbers.map(read_tensors, num_parallel_calls=READERS).batch(batch_size)
+    dataset = numbers.batch(batch_size).map(read_tensors, num_parallel_calls=BATCHES_AT_A_TIME)
     return dataset.prefetch(PREFETCH).with_options(options)
 
 
@@ -67,10 +81,10 @@ def clip_batches(data: Path, clips: list[str], feature_size: int, batch_size: in
         tf.data.Dataset of (float16 (B, N_FRAMES, N_BINS, 2), float32 (B, feature_size)), and a list that receives the error
         of a broken file: TensorFlow passes on no more than its text.
     """
-    errors = []
+    errors, source = [], Pickles(data, clips, feature_size)
 
     def read(number):
-        return load_spectrogram(data, clips[number]), load_embedding(data, clips[number], feature_size)
+        return source.spectrogram(number), source.feature(number)
 
     return _read_all(tf.data.Dataset.range(len(clips)), read, N_FRAMES, feature_size, batch_size, errors), errors
 
@@ -85,15 +99,18 @@ class Crops:
     mask_frames: int  # longest of the two spans of frames that are silenced in a crop
     seed: int
 
-    def crop(self, spectrogram: np.ndarray, epoch: int, number: int) -> np.ndarray:
+    def crop(self, spectrogram, epoch: int, number: int) -> np.ndarray:
         """Crop and mask clip `number` for an epoch: float16 (N_FRAMES, N_BINS, 2) -> float16 (n_frames, N_BINS, 2).
+
+        The spectrogram may be any object whose slices are arrays, such as `packs.Frames`, which reads no more than the crop.
 
         Source of the masks: Park et al., "SpecAugment", Interspeech 2019.
         """
         rng = np.random.default_rng([self.seed, epoch, number])
         start = rng.integers(N_FRAMES - self.n_frames + 1)
-        crop = spectrogram[start : start + self.n_frames].copy()
-        for _ in range(2):
+        crop = spectrogram[start : start + self.n_frames]
+        crop = crop if crop.flags.owndata else crop.copy()  # read for this crop alone, or part of the clip's own array
+        for _ in range(2 if self.mask_frames or self.mask_bins else 0):
             for axis, most in enumerate((self.mask_frames, self.mask_bins)):
                 length = rng.integers(min(most, crop.shape[axis]) + 1)
                 start = rng.integers(crop.shape[axis] - length + 1)
@@ -101,17 +118,31 @@ class Crops:
         return crop
 
 
-def training_batches(data: Path, clips: list[str], feature_size: int, crops: Crops, first_step: int, last_step: int):
+def training_batches(
+    data: Path,
+    clips: list[str],
+    feature_size: int,
+    crops: Crops,
+    first_step: int,
+    last_step: int,
+    source=None,
+    readers: int | None = None,
+):
     """Read crops of clips for the steps [first_step, last_step), counted over all epochs, on all replicas of the strategy.
 
     Each epoch has its own order of the clips and leaves out the last ones where they fill no batch. The clips of a step and
-    their crops depend on `crops` alone.
+    their crops depend on `crops` alone: they are the same from a pack.
+
+    Args:
+        source: packs.Packed of the same clips; None for their pickles.
+        readers: clips read at the same time; None for `packs.n_readers`.
 
     Returns:
         Iterator of batches for `steps.training_step`, each of crops, float16 (B, n_frames, N_BINS, 2), face features, float32
         (B, feature_size), and the numbers of their videos, int64 (B,); and a list that receives the error of a broken file.
     """
     strategy, errors, videos = tf.distribute.get_strategy(), [], video_numbers(clips)
+    source = source or Pickles(data, clips, feature_size)
     n_steps = len(clips) // crops.batch_size  # in an epoch
 
     @functools.lru_cache(maxsize=2)
@@ -122,15 +153,14 @@ def training_batches(data: Path, clips: list[str], feature_size: int, crops: Cro
         step, in_batch = divmod(place, crops.batch_size)
         epoch, step = divmod(step, n_steps)
         number = order(epoch)[step * crops.batch_size + in_batch]
-        spectrogram = crops.crop(load_spectrogram(data, clips[number]), epoch, number)
-        return spectrogram, load_embedding(data, clips[number], feature_size), videos[number]
+        return crops.crop(source.spectrogram(number), epoch, number), source.feature(number), videos[number]
 
     def dataset_of_machine(context):
         share = crops.batch_size // context.num_input_pipelines  # clips of each batch on this machine
         numbers = tf.data.Dataset.range(first_step * share, last_step * share)
         places = numbers.map(lambda n: n // share * crops.batch_size + context.input_pipeline_id * share + n % share)
         per_replica = context.get_per_replica_batch_size(crops.batch_size)
-        return _read_all(places, read, crops.n_frames, feature_size, per_replica, errors, TRAINING_BATCH)
+        return _read_all(places, read, crops.n_frames, feature_size, per_replica, errors, readers, TRAINING_BATCH)
 
     return iter(strategy.distribute_datasets_from_function(dataset_of_machine)), errors
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import model
 import utils
-from clips import feature_files
+from clips import feature_files, packs
 from faces import decoder, vggface
 from training import epochs, runs, steps
 from training.losses import loss_function
@@ -92,7 +92,8 @@ def choose_centre(name: str, data: Path, clips: list[str], feature_size: int, se
     if name == "zero":
         return np.zeros(feature_size, np.float32)
     sample = utils.sample_clips(clips, CENTRE_FACES, seed)
-    total = sum(feature_files.load_embedding(data, clip, feature_size).astype(np.float64) for clip in sample)
+    faces = packs.in_order(packs.Pickles(data, sample, feature_size).feature, range(len(sample)))
+    total = sum(face.astype(np.float64) for face in faces)
     return (total / len(sample)).astype(np.float32)
 
 

@@ -183,3 +183,22 @@ def test_feature_size_is_read_off_a_file(tmp_path):
     feature_files.save_array(feature_files.embedding_path(tmp_path, "b"), np.ones(7, np.float32))
     with pytest.raises(InputError, match=r"found float32 \(7,\)"):
         feature_files.feature_size_of(tmp_path, "b")
+
+
+def test_of_our_own_pickles_no_opcode_is_read_one_by_one(tmp_path, rng, monkeypatch):
+    """They are known by the bytes around the numbers."""
+    array = rng.normal(size=(5, 3)).astype(np.float16)
+    feature_files.save_array(tmp_path / "a.pkl", array)
+    monkeypatch.setattr(feature_files.pickletools, "genops", None)
+    loaded = feature_files.load_array(tmp_path / "a.pkl", np.float16, (5, 3))
+    np.testing.assert_array_equal(loaded, array)
+    loaded[0] = 0  # an array of its own
+
+
+@pytest.mark.parametrize("end", [b"\x94t\x94bR", b"c\ns\nR"], ids=["another opcode", "a call"])
+def test_what_only_begins_as_our_own_pickles_is_refused(end, tmp_path):
+    """Whatever stands after the numbers is read too."""
+    good = pickle.dumps(np.arange(4, dtype=np.float32), protocol=4)
+    (tmp_path / "a.pkl").write_bytes(good[: -len(end)] + end)
+    with pytest.raises(InputError, match=r"a\.pkl: expected a pickle"):
+        feature_files.load_array(tmp_path / "a.pkl", np.float32, (4,))

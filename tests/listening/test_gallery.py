@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import utils
-from clips import detection, feature_files
+from clips import detection, feature_files, packs
+from judging.search import most_similar
 from listening import gallery
 
 
@@ -83,3 +84,19 @@ def test_photos_without_any_face(photos):
 def test_one_face_in_each_photo_may_be_required(name, problem, photos):
     with pytest.raises(utils.InputError, match=problem):
         gallery.of_photos([photos / "a.png", photos / name], photos, 128, one_face=True)
+
+
+def test_a_gallery_larger_than_memory_is_searched_from_its_pack(demo_data, tmp_path, rng, monkeypatch):
+    """The same faces are found, and never more than a block of their features is in memory."""
+    data, centre = shutil.copytree(demo_data, tmp_path / "data"), rng.normal(size=128).astype(np.float32) / 10
+    in_memory = gallery.of_data(data, 128, 1000, 0)
+    packs.pack(data, clips_in_shard=9)
+    from_pack = gallery.of_data(data, 128, 1000, 0)
+    assert from_pack.names == in_memory.names and not isinstance(from_pack.features, np.ndarray)
+    voices = rng.normal(size=(3, 128)).astype(np.float32)
+    expected = most_similar(voices, in_memory.features - centre, 5)
+    sizes, read = [], packs.Packed.__getitem__
+    monkeypatch.setattr(packs.Packed, "__getitem__", lambda *arguments: sizes.append(len(read(*arguments))) or read(*arguments))
+    for ours, theirs in zip(most_similar(voices, from_pack.features, 5, rows=7, centre=centre), expected):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert max(sizes) == 7 and sum(sizes) == len(from_pack.names)
