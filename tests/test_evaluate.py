@@ -120,6 +120,23 @@ def test_metrics_are_those_of_the_weights_and_the_faces(evaluated, run, demo_dat
     assert evaluated["parts"]["train"]["recall"]["5"] == pytest.approx(hits / len(clips), abs=1.5 / len(clips))
 
 
+def test_figures_are_seen_from_the_centre_and_stand_beside_the_mean_training_face(evaluated, run, demo_data):
+    centre = feature_files.load_array(run / utils.CENTRE, np.float32, (128,))
+    encoder = runs.load_encoder(run, runs.read_run(run))
+    clips = utils.split_clips(feature_files.ready_clips(demo_data), 0)
+    faces = {
+        part: np.stack([feature_files.load_embedding(demo_data, clip, 128) for clip in of_part])
+        for part, of_part in clips.items()
+    }
+    for part, row in evaluated["parts"].items():
+        spectrograms = np.stack([feature_files.load_spectrogram(demo_data, clip) for clip in clips[part]]).astype(np.float32)
+        cosines = normalise(encoder(spectrograms).numpy() - centre) @ normalise(faces[part] - centre).T
+        beaten, n = (cosines < np.diag(cosines)[:, None]).sum(), len(cosines)
+        assert row["matching"] == pytest.approx(beaten / (n * (n - 1)), abs=2 / (n * (n - 1)))
+        mean_face = np.broadcast_to(faces["train"].mean(axis=0), faces[part].shape)
+        assert row["similarity"]["mean face"] == pytest.approx(feature_similarity(mean_face, faces[part]), rel=1e-4)
+
+
 def test_leaks_are_reported(run, demo_data, tmp_path, capsys):
     """A test clip in the list of training clips, and the face and voice of a test speaker with the id of a training video."""
     other, data = shutil.copytree(run, tmp_path / "other"), shutil.copytree(demo_data, tmp_path / "data")

@@ -19,6 +19,7 @@ import utils
 from clips import feature_files
 from training import runs, steps
 from training.batches import clip_batches
+from training.epochs import validate
 from training.losses import l2_loss
 from utils import normalise
 from voices.backend import tf
@@ -143,6 +144,27 @@ def test_the_validation_scores_are_those_of_the_weights_kept(tiny_run, demo_data
         assert epoch["val_median_rank"] == np.median(ranks)
         assert epoch["val_recall"]["5"] == np.mean(ranks <= 5)
         assert epoch["val_matching"] == pytest.approx(np.mean((len(clips) - ranks) / (len(clips) - 1)))
+
+
+def test_the_cosine_ends_with_the_last_epoch(tiny_run):
+    """Of 15 steps the first one rises; each epoch notes the rate after its last step."""
+    rates = [epoch["learning_rate"] for epoch in history(tiny_run)]
+    expected = [0.5e-3 * (1 + np.cos(np.pi * (step - 1) / 14)) for step in (N_STEPS, 2 * N_STEPS, 3 * N_STEPS)]
+    assert rates == pytest.approx(expected, abs=1e-8) and rates[0] > rates[1] > 1e-4
+
+
+def test_the_weights_of_the_least_validation_loss_are_kept(demo_data, tmp_path, monkeypatch):
+    """Of three epochs, the second one."""
+    run, losses, validated = tmp_path / "run", iter((0.5, 0.3, 0.4)), []
+
+    def with_loss(encoder, *more, **options):
+        validated.append(encoder.get_weights())
+        return {**validate(encoder, *more, **options), "val_loss": next(losses)}
+
+    monkeypatch.setattr("training.epochs.validate", with_loss)
+    assert run_train(demo_data, run, "--epochs", 3) == 0
+    np.testing.assert_equal(encoder_weights(run, utils.BEST_WEIGHTS), validated[1])
+    np.testing.assert_equal(encoder_weights(run, utils.LAST_WEIGHTS), validated[2])
 
 
 def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(tiny_run, demo_data, tmp_path):

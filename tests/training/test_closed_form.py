@@ -69,6 +69,28 @@ def test_equal_faces_cause_no_division_by_zero(rng):
         assert np.abs(kernel).max() < 1e-6 and bias == pytest.approx(2, abs=1e-5)
 
 
+def test_the_penalty_is_the_best_one_for_people_who_are_not_in_the_regression(rng, monkeypatch):
+    """60 people train a regression of 256 numbers; 300 others choose another penalty than they would themselves."""
+    signal = rng.normal(size=(256, 8))
+    people = {}
+    for part, n in (("train", 60), ("val", 300)):
+        x = rng.normal(size=(n, 256)).astype(np.float32)
+        people |= {f"{part}{i}_1": pair for i, pair in enumerate(zip(x, (x @ signal / 16 + 0.5 * rng.normal(size=(n, 8)))))}
+    clips = {part: [name for name in people if name.startswith(part)] for part in ("train", "val")}
+    features = {part: [np.float32(of) for of in zip(*(people[name] for name in names))] for part, names in clips.items()}
+    monkeypatch.setattr(closed_form, "predict_features", lambda _, data, names, *more: features[names[0].rstrip("0_1")])
+    monkeypatch.setattr(ge2e.SpeakerEmbedding, "load_pretrained", lambda layer: None)
+    encoder, centre = model.speaker_encoder(8), np.zeros(8, np.float32)
+    _, penalty, *_ = closed_form.fit(encoder, l2_loss, centre, None, clips, 0, 8)
+    solutions = list(closed_form.heads(moments_of(*features["train"]), closed_form.PENALTIES, 0))
+    scores = {
+        part: np.array([rank(x @ kernel + bias, faces).matching.mean() for kernel, bias in solutions])
+        for part, (x, faces) in features.items()
+    }
+    chosen, best = list(closed_form.PENALTIES).index(penalty), np.flatnonzero(scores["train"] == scores["train"].max())
+    assert scores["val"][chosen] == scores["val"].max() and chosen not in (best[0], best[-1])
+
+
 # ---------------------------------------------------------------- a run of --encoder speaker
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from training import epochs, runs
+from training.losses import loss_function
 from utils import InputError
 
 
@@ -16,6 +17,19 @@ def test_a_duration_has_one_unit(seconds, shown):
 def test_the_time_of_an_epoch_and_of_all_epochs():
     assert epochs.line_of_time(0.36, 2000, 30) == "train: about 12 min an epoch, 6 h for 30 epochs"
     assert epochs.line_of_time(0.36, 2000, 1) == "train: about 12 min an epoch"
+
+
+def test_validation_compares_directions_from_the_centre(monkeypatch, rng):
+    """From the centre each voice points to its own face; from zero all faces lie in nearly the same direction."""
+    centre = np.full(8, 50, np.float32)
+    directions = rng.normal(size=(6, 8)).astype(np.float32)
+    predicted = centre + 0.1 * directions, centre + directions
+    monkeypatch.setattr(epochs, "predict_features", lambda *_, **__: predicted)
+    clips = [f"{name}_1" for name in "abcdef"]
+    scores = epochs.validate(None, loss_function("l2", centre), centre, None, clips, 4)
+    assert (scores["val_matching"], scores["val_median_rank"], scores["val_recall"]["1"]) == (1, 1, 1)
+    assert scores["val_loss"] == pytest.approx(0, abs=1e-4) and scores["val_gallery"] == 6
+    assert scores["val_chance"]["1"] == pytest.approx(1 / 6)
 
 
 @pytest.fixture

@@ -204,6 +204,14 @@ def test_frames_of_pauses_are_left_out():
     assert np.count_nonzero(~loud) <= 4 * ge2e.PAUSE_MARGIN and abs(np.argmin(loud[5:]) + 5 - kept) <= 2 * ge2e.PAUSE_MARGIN
 
 
+def test_windows_cover_all_of_a_clip(layer):
+    """Two clips that differ in the last second alone have different embeddings."""
+    voice, other = spoken(150), spoken(220)
+    mixed = np.concatenate([voice[:80_000], other[80_000:]])
+    alone, changed = layer(spectrograms([voice, mixed])).numpy()
+    assert alone @ changed < 0.999
+
+
 def test_silence_gives_finite_numbers(layer):
     assert np.isfinite(layer(np.zeros((2, utils.N_FRAMES, utils.N_BINS, 2), np.float16)).numpy()).all()
 
