@@ -4,7 +4,7 @@ SEED ?= 0
 DEMO = data/demo-$(SEED)
 RUN = .venv/bin/python
 
-.PHONY: help install demo test lint lock clean
+.PHONY: help install demo test lint mutants lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: .venv/installed lint  ## style and all tests (12 to 25 minutes on 2 cores)
 lint: .venv/installed  ## style only
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+mutants: .venv/installed  ## plant the bugs of tests/mutants.toml one by one, and name those that no test notices
+	$(RUN) tests/mutants.py
 
 # The lock, for all Pythons and systems. `make lock UPGRADE=--upgrade` moves every pin to the newest release.
 lock: .venv/installed  ## compile requirements.in to requirements.txt

@@ -87,6 +87,17 @@ def copy_project(tree: Path) -> None:
             shutil.copy(ROOT / name, tree / name)
 
 
+def import_slow_packages() -> None:
+    """Import SLOW_PACKAGES, without TensorFlow's lines on stderr."""
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        for package in SLOW_PACKAGES:
+            importlib.import_module(package)
+    finally:
+        os.dup2(stderr, 2)
+
+
 def start_tests(tree: Path, tests: list[str]) -> int:
     """Start tests in a copy of the project, which they print to `<tree>.log`. Returns the process, a fork of this one."""
     if process := os.fork():
@@ -165,8 +176,7 @@ def main(argv=None) -> int:
     if problems := [problem for mutant in planted if (problem := mutant.problem())]:
         print(*problems, sep="\n", file=sys.stderr)
         return 1
-    for package in SLOW_PACKAGES:
-        importlib.import_module(package)
+    import_slow_packages()
     started, survivors, mistakes = time.monotonic(), [], []
     all_tests = list(dict.fromkeys(test for mutant in planted for test in mutant.tests))
     for _, code, seconds, log in run_tests([(None, all_tests)], 1):
