@@ -120,16 +120,21 @@ def test_metrics_are_those_of_the_weights_and_the_faces(evaluated, run, demo_dat
     assert evaluated["parts"]["train"]["recall"]["5"] == pytest.approx(hits / len(clips), abs=1.5 / len(clips))
 
 
-def test_figures_are_seen_from_the_centre_and_stand_beside_the_mean_training_face(evaluated, run, demo_data):
+def test_figures_are_seen_from_the_centre_and_stand_beside_the_mean_training_face(random_data, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["--data", random_data, "--run", run, "--width", 0.03, "--seconds", 2.7, "--batch-size", 4, "--epochs", 1]
+    assert train.main([*map(str, arguments)]) == run_evaluate(run, "--k", 1) == 0
+    evaluated = json.loads((run / "metrics.json").read_text())
+    assert list(evaluated["parts"]) == ["train", "val", "test"]
     centre = feature_files.load_array(run / utils.CENTRE, np.float32, (128,))
     encoder = runs.load_encoder(run, runs.read_run(run))
-    clips = utils.split_clips(feature_files.ready_clips(demo_data), 0)
+    clips = utils.split_clips(feature_files.ready_clips(random_data), 0)
     faces = {
-        part: np.stack([feature_files.load_embedding(demo_data, clip, 128) for clip in of_part])
+        part: np.stack([feature_files.load_embedding(random_data, clip, 128) for clip in of_part])
         for part, of_part in clips.items()
     }
     for part, row in evaluated["parts"].items():
-        spectrograms = np.stack([feature_files.load_spectrogram(demo_data, clip) for clip in clips[part]]).astype(np.float32)
+        spectrograms = np.stack([feature_files.load_spectrogram(random_data, clip) for clip in clips[part]]).astype(np.float32)
         cosines = normalise(encoder(spectrograms).numpy() - centre) @ normalise(faces[part] - centre).T
         beaten, n = (cosines < np.diag(cosines)[:, None]).sum(), len(cosines)
         assert row["matching"] == pytest.approx(beaten / (n * (n - 1)), abs=2 / (n * (n - 1)))
