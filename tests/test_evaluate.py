@@ -135,9 +135,12 @@ def test_figures_are_seen_from_the_centre_and_stand_beside_the_mean_training_fac
     }
     for part, row in evaluated["parts"].items():
         spectrograms = np.stack([feature_files.load_spectrogram(random_data, clip) for clip in clips[part]]).astype(np.float32)
-        cosines = normalise(encoder(spectrograms).numpy() - centre) @ normalise(faces[part] - centre).T
+        predicted = encoder(spectrograms).numpy() - centre
+        cosines = normalise(predicted) @ normalise(faces[part] - centre).T
         beaten, n = (cosines < np.diag(cosines)[:, None]).sum(), len(cosines)
         assert row["matching"] == pytest.approx(beaten / (n * (n - 1)), abs=2 / (n * (n - 1)))
+        degrees = feature_similarity(predicted, faces[part] - centre)["degrees"]
+        assert row["similarity"]["6 s"]["degrees_from_centre"] == pytest.approx(degrees, abs=0.5)  # near 90, from zero near 45
         mean_face = np.broadcast_to(faces["train"].mean(axis=0), faces[part].shape)
         assert row["similarity"]["mean face"] == pytest.approx(feature_similarity(mean_face, faces[part]), rel=1e-4)
 
