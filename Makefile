@@ -8,7 +8,7 @@ LOCK = requirements$(if $(GPU),-gpu).txt
 INSTALLED = .venv/installed$(if $(GPU),-gpu)
 .DEFAULT_GOAL := $(if $(GPU),install,help)
 
-.PHONY: help install demo test lint lock clean
+.PHONY: help install demo test lint mutants lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: $(INSTALLED) lint  ## style and all tests (12 to 25 minutes on 2 cores)
 lint: $(INSTALLED)  ## style only
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+mutants: $(INSTALLED)  ## plant the bugs of tests/mutants.toml one by one, and name those that no test notices
+	$(RUN) tests/mutants.py
 
 # The locks, for all Pythons and systems. `make lock UPGRADE=--upgrade` moves every pin to the newest release.
 lock: $(INSTALLED)  ## compile requirements.in to requirements.txt, and requirements-gpu.in likewise

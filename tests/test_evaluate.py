@@ -121,6 +121,31 @@ def test_metrics_are_those_of_the_weights_and_the_faces(evaluated, run, demo_dat
     assert evaluated["parts"]["train"]["recall"]["5"] == pytest.approx(hits / len(clips), abs=1.5 / len(clips))
 
 
+def test_figures_are_seen_from_the_centre_and_stand_beside_the_mean_training_face(random_data, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["--data", random_data, "--run", run, "--width", 0.03, "--seconds", 2.7, "--batch-size", 4, "--epochs", 1]
+    assert train.main([*map(str, arguments)]) == run_evaluate(run, "--k", 1) == 0
+    evaluated = json.loads((run / "metrics.json").read_text())
+    assert list(evaluated["parts"]) == ["train", "val", "test"]
+    centre = feature_files.load_array(run / utils.CENTRE, np.float32, (128,))
+    encoder = runs.load_encoder(run, runs.read_run(run))
+    clips = utils.split_clips(feature_files.ready_clips(random_data), 0)
+    faces = {
+        part: np.stack([feature_files.load_embedding(random_data, clip, 128) for clip in of_part])
+        for part, of_part in clips.items()
+    }
+    for part, row in evaluated["parts"].items():
+        spectrograms = np.stack([feature_files.load_spectrogram(random_data, clip) for clip in clips[part]]).astype(np.float32)
+        predicted = encoder(spectrograms).numpy() - centre
+        cosines = normalise(predicted) @ normalise(faces[part] - centre).T
+        beaten, n = (cosines < np.diag(cosines)[:, None]).sum(), len(cosines)
+        assert row["matching"] == pytest.approx(beaten / (n * (n - 1)), abs=2 / (n * (n - 1)))
+        degrees = feature_similarity(predicted, faces[part] - centre)["degrees"]
+        assert row["similarity"]["6 s"]["degrees_from_centre"] == pytest.approx(degrees, abs=0.5)  # near 90, from zero near 45
+        mean_face = np.broadcast_to(faces["train"].mean(axis=0), faces[part].shape)
+        assert row["similarity"]["mean face"] == pytest.approx(feature_similarity(mean_face, faces[part]), rel=1e-4)
+
+
 def test_leaks_are_reported(run, demo_data, tmp_path, capsys):
     """A test clip in the list of training clips, and the face and voice of a test speaker with the id of a training video."""
     other, data = shutil.copytree(run, tmp_path / "other"), shutil.copytree(demo_data, tmp_path / "data")

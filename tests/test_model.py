@@ -85,6 +85,51 @@ def test_encoder_averages_over_all_time(rng):
     assert np.abs(short).max() > 1e-3 and np.abs(short[0] - short[1]).max() > 1e-3
 
 
+def by_hand(encoder, x):
+    """Compute the encoder in numpy, as the slides' table says: float (B, T, N_BINS, 2) -> (B, feature_size)."""
+
+    def weights(name):
+        return encoder.get_layer(name).get_weights()
+
+    for number in range(1, 10):
+        kernel, bias = weights(f"conv{number}")
+        stride = 2 if number >= 8 else 1
+        windows = np.lib.stride_tricks.sliding_window_view(x, (4, 4), axis=(1, 2))[:, ::stride, ::stride]
+        x = np.einsum("btncij,ijcd->btnd", windows, kernel, optimize=True) + bias
+        if number == 9:
+            x = x.mean(axis=1)  # over all time, before the ReLU
+        gamma, beta, mean, variance = weights(f"bn{number}")
+        x = (np.maximum(x, 0) - mean) / np.sqrt(variance + 1e-3) * gamma + beta  # the ReLU first
+        if number in (3, 4, 5, 6):
+            n = x.shape[1] // 2
+            x = np.maximum(x[:, : 2 * n : 2], x[:, 1 : 2 * n : 2])
+    (kernel_1, bias_1), (kernel_2, bias_2) = weights("fc1"), weights("fc2")
+    return np.maximum(x.reshape(len(x), -1) @ kernel_1 + bias_1, 0) @ kernel_2 + bias_2
+
+
+def test_the_encoder_matches_its_layers_by_hand(rng):
+    keras.utils.set_random_seed(0)
+    encoder = model.voice_encoder(16, width=0.03)
+    for layer in encoder.layers:
+        if layer.name.startswith("bn"):  # as after a training
+            beta, mean = 0.2 * rng.normal(size=(2, layer.gamma.shape[0]))
+            layer.set_weights([rng.uniform(0.5, 2, size=len(mean)), beta, mean, rng.uniform(0.2, 2, size=len(mean))])
+    spectrograms = rng.normal(size=(2, model.MIN_FRAMES + 70, N_BINS, 2)).astype(np.float32)  # 2 frames reach the average
+    expected = by_hand(encoder, spectrograms)
+    np.testing.assert_allclose(encoder(spectrograms), expected, atol=1e-3 * np.abs(expected).max())
+    assert np.abs(expected[0] - expected[1]).max() > 0.01 * np.abs(expected).max()
+
+
+def test_running_statistics_move_a_tenth_of_the_way_to_those_of_a_batch(rng):
+    encoder = model.voice_encoder(8, width=0.03)
+    outputs = keras.Model(encoder.input, [encoder.get_layer(name).output for name in ("relu1", "relu9", "bn9")])
+    first, last, _ = outputs(rng.normal(size=(3, 330, N_BINS, 2)).astype(np.float32), training=True)
+    for name, values in (("bn1", first.numpy()), ("bn9", last.numpy())):
+        values, layer = values.reshape(-1, values.shape[-1]), encoder.get_layer(name)
+        np.testing.assert_allclose(layer.moving_mean, 0.1 * values.mean(axis=0), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(layer.moving_variance, 0.9 + 0.1 * values.var(axis=0), rtol=1e-3)
+
+
 def test_width_scales_the_channels():
     encoder = model.voice_encoder(128, width=0.25)
     assert encoder.get_layer("conv9").filters == 128 and encoder.get_layer("fc1").units == 1024

@@ -14,6 +14,8 @@ def test_the_speaker_is_the_nearest_face_within_a_side_of_the_box():
     assert detection.speaker_box([left, right], 300, 30) == right
     assert detection.speaker_box([left, right], 60, 30) == left
     assert detection.speaker_box([left, right], 70, 30) == left  # a side away from its centre
+    beside = (10, 80, 50, 40)
+    assert detection.speaker_box([left, beside], 50, 30) == detection.speaker_box([beside, left], 50, 30) == beside
     assert detection.speaker_box([left, right], 71, 30) is None
     assert detection.speaker_box([left, right], 180, 30) is None
     assert detection.speaker_box([left, right], 330, 71) is None

@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 from conftest import contents, error_of, run_preprocess, statuses, write_csv
+from PIL import Image
 
 import model
 import preprocess
 import utils
-from clips import extraction, feature_files, fetch, preprocessing, records, sources, workers
+from clips import extraction, feature_files, fetch, media, preprocessing, records, sources, workers
 from faces import vggface
 from utils import InputError
 
@@ -45,6 +46,29 @@ def test_files_do_not_depend_on_the_others_in_a_batch(rng, tmp_path):
         preprocessing.finish([extract], tmp_path / "alone", networks)
     assert contents(tmp_path / "together") == contents(tmp_path / "alone")
     assert shown == [preprocessing.BATCH] * 5  # the batch size is constant: others may round differently
+
+
+def test_pictures_are_described_and_stored_in_rgb(tmp_path):
+    colours = {"face": (200, 30, 10), "portrait": (20, 60, 190)}
+    face, portrait = (np.full((224, 224, 3), colour, np.uint8) for colour in colours.values())
+    line, landmarks, sound = records.Line("a_1", "ready"), np.zeros((68, 2), np.float32), np.zeros(60_000, np.int16)
+    described = []
+
+    def embed(faces):
+        described.extend(faces[:, 100, 100].tolist())
+        return np.zeros((len(faces), 4096), np.float32)
+
+    networks = concurrent.futures.Future()
+    networks.set_result(preprocessing.Networks(lambda sounds: np.zeros((len(sounds), 598, 257, 2), np.float32), embed))
+    preprocessing.finish([extraction.Extract(line, face, portrait, landmarks, None, sound)], tmp_path, networks)
+    assert described == [[200, 30, 10]] * preprocessing.BATCH
+    for path_of, read, colour in (
+        (feature_files.face_path, media.read_face, colours["face"]),
+        (feature_files.portrait_path, media.read_portrait, colours["portrait"]),
+    ):
+        stored = np.asarray(Image.open(path_of(tmp_path, "a_1")))  # Pillow knows no BGR
+        assert stored.shape == (224, 224, 3) and np.abs(stored.astype(int) - colour).max() <= 3
+        np.testing.assert_allclose(read(tmp_path, "a_1").astype(int), stored, atol=3)
 
 
 class Terminal(io.StringIO):

@@ -21,7 +21,11 @@ def test_a_rate_limit_of_the_page_is_waited_out(server, settings, segment, count
 def test_after_a_rate_limit_only_missing_segments_are_fetched_again(server, settings, segment, counting_video, monkeypatch):
     monkeypatch.setattr(fetch, "BACKOFF_SECONDS", (0.5, 0.5))
     (server.folder / "abc.mp4").write_bytes(counting_video.read_bytes())
-    served = []
+    served, sessions, run_session = [], [], fetch._run_session
+
+    def noting_segments(video_id, segments, *more):
+        sessions.append(segments)
+        return run_session(video_id, segments, *more)
 
     def limited(handler, path):
         handler.send_response(429)
@@ -29,10 +33,12 @@ def test_after_a_rate_limit_only_missing_segments_are_fetched_again(server, sett
         handler.end_headers()
         served.append(1)
 
+    monkeypatch.setattr(fetch, "_run_session", noting_segments)
     wanted = [segment(3, 6), segment(7, 9)]
     server.answers["abc/media"] = [limited]
     assert fetch.fetch("abc", wanted, settings) == {}
     assert served and all(path.path.exists() for path in wanted)
+    assert sessions == [wanted, wanted[:1]]
 
 
 def test_a_rate_limit_that_lasts_is_reported(server, settings, segment, counting_video, monkeypatch):

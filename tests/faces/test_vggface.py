@@ -78,6 +78,15 @@ def test_pictures_of_any_size_have_features_and_gradients(random_vggface, rng):
     assert slope == pytest.approx(difference, rel=0.1) and slope > 1
 
 
+def test_faces_are_cropped_and_described_in_rgb(monkeypatch):
+    """By a network that describes a crop by its mean colour."""
+    monkeypatch.setattr(vggface, "face_embedder", lambda: lambda faces: faces.mean(axis=(1, 2)).astype(np.float32))
+    picture = np.full((120, 160, 3), (90, 90, 90), np.uint8)
+    picture[20:100, 40:120] = 200, 30, 10  # the box (40, 100, 80, 60) with its margin
+    features = vggface.face_describer(4096)([(picture, (40, 100, 80, 60))] * (vggface.BATCH + 1))
+    np.testing.assert_allclose(features, np.tile([200, 30, 10], (vggface.BATCH + 1, 1)), atol=1)
+
+
 def test_importing_keras_2_leaves_keras_3_alone(random_vggface):
     import keras as keras_now
 

@@ -131,11 +131,36 @@ def test_enough_validation_people_choose_alone(few_people, cross_validated, demo
     monkeypatch.setattr(closed_form, "FEW_PEOPLE", few_people)
     parts = utils.split_clips(feature_files.ready_clips(demo_data), SEED)
     centre, encoder = np.zeros(128, np.float32), model.build_encoder("speaker", 128, 1)
-    fitted = closed_form.fit(encoder, lambda face, voice: l2_loss(face, voice), centre, demo_data, parts, 0.5, 4)
+    fitted = closed_form.fit(encoder, lambda face, voice: l2_loss(face, voice), centre, demo_data, parts, 0.5)
     assert fitted.cross_validated == cross_validated and fitted.n_clips == (27 if cross_validated else 5)
     voices, faces = predict_features(encoder, demo_data, parts["val"], 128, 4)
     matching = rank(voices, faces, parts["val"]).matching.mean()
     assert (fitted.matching == pytest.approx(matching, abs=1e-3)) != cross_validated
+
+
+def test_the_penalty_is_the_best_one_for_people_who_are_not_in_the_regression(rng, monkeypatch):
+    """60 people train a regression of 256 numbers; 300 others choose another penalty than they would themselves."""
+    signal = rng.normal(size=(256, 8))
+    people = {}
+    for part, n in (("train", 60), ("val", 300)):
+        x = rng.normal(size=(n, 256)).astype(np.float32)
+        y = x @ signal / 16 + 0.5 * rng.normal(size=(n, 8))
+        people |= {f"{part}-{number}_1": pair for number, pair in enumerate(zip(x, y))}
+    clips = {part: [name for name in people if name.startswith(part)] for part in ("train", "val")}
+    features = {part: [np.float32(of) for of in zip(*(people[name] for name in names))] for part, names in clips.items()}
+    monkeypatch.setattr(closed_form, "predict_features", lambda _, data, names, *more: features[names[0].partition("-")[0]])
+    monkeypatch.setattr(ge2e.SpeakerEmbedding, "load_pretrained", lambda layer: None)
+    encoder, centre = model.speaker_encoder(8), np.zeros(8, np.float32)
+    closed_form.fit(encoder, l2_loss, centre, None, clips, 0)
+    solutions = list(closed_form.heads(moments_of(*features["train"]), closed_form.PENALTIES, 0))
+    scores = {
+        part: np.array([rank(x @ kernel + bias, faces).matching.mean() for kernel, bias in solutions])
+        for part, (x, faces) in features.items()
+    }
+    head = encoder.get_layer("head").get_weights()[0]
+    chosen = int(np.argmin([np.abs(kernel - head).max() for kernel, _ in solutions]))
+    best = np.flatnonzero(scores["train"] == scores["train"].max())
+    assert scores["val"][chosen] == scores["val"].max() and chosen not in (best[0], best[-1])
 
 
 # ---------------------------------------------------------------- a run of --encoder speaker

@@ -110,6 +110,40 @@ def test_16_bit_floats_on_two_devices(demo_data, tmp_path):
     assert all(np.isfinite(values).all() for values in encoder_weights(tmp_path / "run"))
 
 
+OVERFLOW_ON_ONE = """
+import json
+from voices.backend import keras, tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from training import steps
+strategy = steps.strategy()
+with strategy.scope():
+    inputs = keras.Input((2,))
+    network = keras.Model(inputs, keras.layers.Dense(2, use_bias=False, kernel_initializer="identity")(inputs))
+    scale = steps.LossScale()
+    optimizer = steps.adam(network, "paper", 1e-3, 10, 0)
+    step = steps.training_step(network, optimizer, lambda face, voice: tf.reduce_sum(face * voice, axis=-1), 2, scale)
+for factors in ((1, 1e37), (1, 3)):
+    def clip(context, shift=0):
+        return tf.fill((1, 2), 1.0 if shift else float(factors[context.replica_id_in_sync_group]))
+    values = strategy.experimental_distribute_values_from_function
+    loss = step((values(lambda context: clip(context, 1)), values(clip)))
+    copies = [[copy.numpy().tolist() for copy in strategy.experimental_local_results(of.value)]
+              for of in (network.trainable_weights[0], scale.factor)]
+    print(json.dumps([float(loss), *copies]))
+"""
+
+
+def test_an_overflow_on_one_device_is_left_out_on_all():
+    """The first step overflows on the second device only. The loss is the mean over both devices."""
+    process = subprocess.run([sys.executable, "-c", OVERFLOW_ON_ONE], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    (_, kernels, factors), (loss, *later) = map(json.loads, process.stdout.splitlines())
+    assert kernels == [np.eye(2).tolist()] * 2 and factors == [2.0**14] * 2
+    assert loss == 4  # the mean of 2 and 6
+    assert later[0][0] == later[0][1] != np.eye(2).tolist() and later[1] == factors
+
+
 def test_a_batch_that_does_not_divide_is_reported(demo_data, tmp_path):
     process = on_devices(2, demo_data, tmp_path / "run", "--batch-size", 3)
     stderr = process.communicate()[1]

@@ -21,6 +21,19 @@ def test_the_time_of_an_epoch_and_of_all_epochs():
     assert epochs.line_of_time(0.36, 2000, 1) == "train: about 12 min an epoch"
 
 
+def test_validation_compares_directions_from_the_centre(monkeypatch, rng):
+    """From the centre each voice points to its own face; from zero all faces lie in nearly the same direction."""
+    centre = np.full(8, 50, np.float32)
+    directions = rng.normal(size=(6, 8)).astype(np.float32)
+    predicted = centre + 0.1 * directions, centre + directions
+    monkeypatch.setattr(epochs, "predict_features", lambda *_, **__: predicted)
+    clips = [f"{name}_1" for name in "abcdef"]
+    scores = epochs.validate(None, lambda face, voice: np.abs(face - voice).sum(axis=1), centre, None, clips, 4)
+    assert (scores["val_matching"], scores["val_median_rank"], scores["val_recall"]["1"]) == (1, 1, 1)
+    assert scores["val_loss"] == pytest.approx(0.9 * np.abs(directions).sum(axis=1).mean(), rel=1e-3)
+    assert scores["val_gallery"] == 6 and scores["val_chance"]["1"] == pytest.approx(1 / 6)
+
+
 @pytest.fixture
 def train_four_steps(monkeypatch):
     """Return a function that trains an epoch of four steps, on a clock of its own: steps take 100, 2, 4 and 8 s."""

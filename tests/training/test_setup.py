@@ -51,6 +51,19 @@ def test_parameters_and_the_size_of_a_checkpoint_are_printed(tmp_path, capsys):
     assert 1.6e6 < path.stat().st_size <= 1.05 * runs.weights_bytes(training.encoder, training.state) < 3e6
 
 
+@pytest.mark.parametrize(
+    "precision, computed_in, n_scales",
+    [("float32", "float32", 0), ("mixed_bfloat16", "bfloat16", 0), ("mixed_float16", "float16", 2)],
+)
+def test_the_network_computes_with_the_precision_of_the_option(precision, computed_in, n_scales):
+    """Weights and predictions stay float32; float16 alone has a loss scale, of two variables."""
+    training = setup.build(train.with_defaults(train.Options(width=0.03, precision=precision)), np.zeros(128, np.float32), 10)
+    encoder = training.encoder
+    assert {encoder.get_layer(name).compute_dtype for name in ("conv1", "conv9", "bn1", "bn9", "fc1")} == {computed_in}
+    assert encoder.output.dtype == "float32" and {weight.dtype for weight in encoder.weights} == {"float32"}
+    assert len(training.state) - len(training.optimizer.variables) == n_scales
+
+
 # ---------------------------------------------------------------- the face decoder in the loss
 
 

@@ -27,6 +27,20 @@ def test_a_step_returns_the_mean_over_the_batch(linear, rng):
     assert float(step((voice, face))) == pytest.approx(np.abs(face - voice).sum(1).mean(), rel=1e-5)
 
 
+def test_the_loss_scale_changes_no_step(linear, rng):
+    """The gradients are as small as Adam's epsilon, so that the length of a step depends on theirs."""
+    before, steps_made = linear.get_weights(), []
+    batch = tuple(rng.normal(size=(2, 4, 8)).astype(np.float32))
+    for scale in (None, steps.LossScale()):
+        linear.set_weights(before)
+        optimizer = steps.adam(linear, "paper", 1e-3, 10, 0)
+        step = steps.training_step(linear, optimizer, lambda face, voice: 1e-4 * tf.reduce_sum(face * voice, axis=-1), 4, scale)
+        step(batch)
+        steps_made.append(linear.get_weights()[0] - before[0])
+    np.testing.assert_allclose(steps_made[1], steps_made[0], rtol=0.01, atol=1e-6)
+    assert np.abs(steps_made[0]).max() > 1e-5
+
+
 def test_training_on_one_batch_halves_its_loss(rng):
     keras.utils.set_random_seed(0)
     encoder = model.voice_encoder(16, 0.05)
