@@ -337,15 +337,8 @@ def train_encoder(options: Options) -> None:
     else:
         clips, feature_size = setup.choose_clips(options.data, options.clips, options.batch_size, options.seed)
         centre = setup.choose_centre(options.centre, options.data, clips["train"], feature_size, options.seed)
-    n_train, n_val = len(clips["train"]), len(clips["val"])
-    print(
-        f"train: {n_train} clips to train on, {n_val} to validate on, face features of {len(centre)} numbers", file=sys.stderr
-    )
-    if options.encoder == "conv" and n_train < setup.FEW_CLIPS and not options.resume:
-        print(
-            f"train: --encoder conv trains from scratch; --encoder speaker is meant for fewer than {setup.FEW_CLIPS:,} clips",
-            file=sys.stderr,
-        )
+    n_train = len(clips["train"])
+    setup.describe_clips(clips, len(centre), options.encoder == "conv" and not options.resume)
     strategy = setup.strategy(options)
     if options.precision == "auto":
         precision = steps.best_precision() if options.encoder == "conv" else "float32"

@@ -434,18 +434,9 @@ def test_features_of_another_network(run, demo_data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--k", "0"],
-        ["--k"],
-        ["--rows", "0"],
-        ["--gallery", "1"],
-        ["--clips", "1"],
-        ["--exaggerate", "-1"],
-        ["--exaggerate", "nan"],
-    ],
+    "arguments", ["--k 0", "--k", "--rows 0", "--gallery 1", "--clips 1", "--exaggerate -1", "--exaggerate nan"]
 )
 def test_bad_options(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
-        evaluate.main(arguments)
-    assert ended.value.code == 2 and arguments[0] in capsys.readouterr().err
+        evaluate.main(arguments.split())
+    assert ended.value.code == 2 and arguments.split()[0] in capsys.readouterr().err

@@ -56,6 +56,19 @@ def choose_clips(data: Path, n_train: int | None, batch_size: int, seed: int) ->
     return chosen, feature_files.feature_size_of(data, ready["train"][0])
 
 
+def describe_clips(clips: dict[str, list[str]], feature_size: int, is_new_conv: bool) -> None:
+    """Print how many clips there are and, for a new run of --encoder conv on few, which encoder is meant for them."""
+    n_train, n_val = len(clips["train"]), len(clips["val"])
+    print(
+        f"train: {n_train} clips to train on, {n_val} to validate on, face features of {feature_size} numbers", file=sys.stderr
+    )
+    if is_new_conv and n_train < FEW_CLIPS:
+        print(
+            f"train: --encoder conv trains from scratch; --encoder speaker is meant for fewer than {FEW_CLIPS:,} clips",
+            file=sys.stderr,
+        )
+
+
 def clips_of_run(folder: Path, data: Path, n_epochs: int) -> tuple[dict[str, list[str]], np.ndarray]:
     """Read the clips and the centre of a run to be resumed.
 
