@@ -328,7 +328,6 @@ def one_epoch(random_data, tmp_path_factory):
         ("--seconds", 4),
         ("--mask-bins", 100),
         ("--mask-frames", 100),
-        ("--precision", "mixed_float16"),
         ("--schedule", "paper"),
         ("--weight-decay", 9),
         ("--learning-rate", 0.01),
@@ -339,6 +338,14 @@ def test_an_option_changes_the_result(option, one_epoch, random_data, tmp_path):
     """The same options give the same loss to the bit, see `test_the_same_seed_gives_the_same_run`."""
     assert run_train(random_data, tmp_path / "run", "--epochs", 1, *option) == 0
     assert abs(history(tmp_path / "run")[0]["train_loss"] - history(one_epoch)[0]["train_loss"]) > 1e-5
+
+
+def test_the_precision_is_that_of_the_option(one_epoch, random_data, tmp_path):
+    """With mixed_float16 the checkpoint holds the loss scale too, two numbers."""
+    run = tmp_path / "run"
+    assert run_train(random_data, run, "--epochs", 1, "--precision", "mixed_float16") == 0
+    assert json.loads((run / "options.json").read_text())["precision"] == "mixed_float16"
+    assert len(arrays_of(run / utils.LAST_WEIGHTS)) == len(arrays_of(one_epoch / utils.LAST_WEIGHTS)) + 2
 
 
 # ---------------------------------------------------------------- what can go wrong
