@@ -63,7 +63,8 @@ def contrastive_loss(face, voice, videos):
     all_faces, all_voices, all_videos, first = face, voice, videos, 0
     context = tf.distribute.get_replica_context()
     if context is not None and context.num_replicas_in_sync > 1:
-        all_faces, all_voices, all_videos = (context.all_gather(of_clips, axis=0) for of_clips in (face, voice, videos))
+        of_clips = face, voice, tf.identity(videos)  # the gathering asks for a device, which arguments of a step do not have
+        all_faces, all_voices, all_videos = (context.all_gather(of_replica, axis=0) for of_replica in of_clips)
         first = context.replica_id_in_sync_group * tf.shape(face)[0]
     true = first + tf.range(tf.shape(face)[0])
     same_video = videos[:, None] == all_videos  # (B, B of all replicas)
