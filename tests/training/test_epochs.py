@@ -28,7 +28,7 @@ def test_validation_compares_directions_from_the_centre(monkeypatch, rng):
     predicted = centre + 0.1 * directions, centre + directions
     monkeypatch.setattr(epochs, "predict_features", lambda *_, **__: predicted)
     clips = [f"{name}_1" for name in "abcdef"]
-    scores = epochs.validate(None, lambda face, voice: np.abs(face - voice).sum(axis=1), centre, None, clips, 4)
+    scores = epochs.validate(None, lambda face, voice, videos: np.abs(face - voice).sum(axis=1), centre, None, clips, 4)
     assert (scores["val_matching"], scores["val_median_rank"], scores["val_recall"]["1"]) == (1, 1, 1)
     assert scores["val_loss"] == pytest.approx(0.9 * np.abs(directions).sum(axis=1).mean(), rel=1e-3)
     assert scores["val_gallery"] == 6 and scores["val_chance"]["1"] == pytest.approx(1 / 6)
