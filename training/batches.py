@@ -63,6 +63,7 @@ def _read_all(
 
     options = tf.data.Options()
     options.autotune.enabled = False  # its thread would sleep for seconds after the last clip, and hold up everything else
+    options.threading.private_threadpool_size = BATCHES_AT_A_TIME  # each waits for its readers; TensorFlow has one a processor
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     dataset = numbers.batch(batch_size).map(read_tensors, num_parallel_calls=BATCHES_AT_A_TIME)
     return dataset.prefetch(PREFETCH).with_options(options)
