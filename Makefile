@@ -26,7 +26,7 @@ demo: $(INSTALLED)  ## from scratch to tables and pictures, on synthetic people 
 	$(RUN) train.py --data $(DEMO) --run demo --width 0.125 --seconds 3 --batch-size 4 --epochs 20 --seed $(SEED)
 	$(RUN) evaluate.py --run demo --decoder demo-decoder --refinements 0 --k 1 5 10
 
-test: $(INSTALLED) lint  ## style and all tests (12 to 25 minutes on 2 cores)
+test: $(INSTALLED) lint  ## style and all tests (15 to 25 minutes on 2 cores)
 	$(RUN) -m pytest
 
 lint: $(INSTALLED)  ## style only
