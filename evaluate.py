@@ -170,7 +170,8 @@ def evaluate(options: Options, folder: Path) -> None:
         made = Path(temporary)
         utils.write_json(made / METRICS, {"parts": rows, "leaks": found})
         utils.save_bytes(made / RESULTS, tables.results(run, folder.name, rows, found).encode())
-        pictures.draw_pictures(made, data, judged, centre, options.rows, decode, options.format)
+        labels = {part: tables.label_of(part, row) for part, row in rows.items()}
+        pictures.draw_pictures(made, data, judged, labels, centre, options.rows, decode, options.format)
         for path in publish(made, folder):
             print(path)
 

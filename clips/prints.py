@@ -3,19 +3,17 @@
 Never imports TensorFlow.
 """
 
-import concurrent.futures
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from clips import feature_files, media
+from clips import feature_files, media, packs
 from utils import N_BINS, N_FRAMES, normalise
 
 THUMBNAIL = 32  # pixels, side of the pictures that are compared
 SOUND_FRAMES, SOUND_BINS = 13, 16  # spectrogram frames and bins in a cell of the sounds that are compared
 SIZES = THUMBNAIL**2, (N_FRAMES // SOUND_FRAMES) * (N_BINS // SOUND_BINS)  # numbers in a thumbnail and in a sound print
-READERS = 8  # prints read at the same time
 
 
 def prints_path(data: Path, clip: str) -> Path:
@@ -64,6 +62,5 @@ def load_prints(data: Path, clip: str) -> np.ndarray:
 
 def load_all(data: Path, clips: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Read the prints of clips. Returns their thumbnails, float32 (n, 1024), and sound prints, float32 (n, 736)."""
-    with concurrent.futures.ThreadPoolExecutor(READERS) as readers:
-        both = np.stack(list(readers.map(lambda clip: load_prints(data, clip), clips)))
+    both = np.stack([*packs.in_order(lambda clip: load_prints(data, clip), clips)])
     return both[:, : SIZES[0]], both[:, SIZES[0] :]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from clips import feature_files, media
 from judging import lettering, plots
-from judging.parts import PART_NAMES, Part
+from judging.parts import Part
 from judging.pitch import pitch
 from judging.search import most_similar
 from utils import normalise
@@ -155,7 +155,7 @@ def pick_queries(ranks: np.ndarray):
 
 
 def draw_pictures(
-    folder: Path, data: Path, parts: dict[str, Part], centre: np.ndarray, n_rows: int, decode, suffix: str
+    folder: Path, data: Path, parts: dict[str, Part], labels: dict, centre: np.ndarray, n_rows: int, decode, suffix: str
 ) -> None:
     """Make the pictures of an evaluation: the ranks in all parts, and grids and a map of the test set.
 
@@ -163,12 +163,13 @@ def draw_pictures(
         folder: to write to.
         data: folder of the clips.
         parts: of the split, by name.
+        labels: what the parts are called, see `tables.label_of`.
         centre: float32 (D,), from which the run sees the features.
         n_rows: voices in a grid, at most.
         decode: refinement.FaceDecoder, or None for grids without decoded faces.
         suffix: of plots.FORMATS.
     """
-    ranks_of_parts = {PART_NAMES[name]: part.ranking.ranks for name, part in parts.items()}
+    ranks_of_parts = {labels[name]: part.ranking.ranks for name, part in parts.items()}
     plots.draw_ranks(folder / f"ranks.{suffix}", ranks_of_parts)
     if "test" not in parts:
         return

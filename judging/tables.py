@@ -203,7 +203,7 @@ def results(run: dict, name: str, rows: dict[str, dict], leaks: list[str]) -> st
     for part, row in rows.items():
         similarity += [
             [
-                f"{PART_NAMES[part]}, {kind}",
+                f"{label_of(part, row)}, {kind}",
                 *(f"{of[key]:.2f}" if key in of else "" for key in ("degrees", "degrees_from_centre", "l1", "l2")),
             ]
             for kind, of in row["similarity"].items()

@@ -367,6 +367,7 @@ def test_the_speaker_encoder_is_evaluated_as_the_other(demo_data, tmp_path, caps
     said = capsys.readouterr().out
     assert f"\nVal, fitted on ({parts['val']['gallery']}) " in said and said.count("their row is that of training clips") == 1
     assert f"| Val, fitted on | {parts['val']['gallery']} |" in (run / "results.md").read_text()
+    assert "| Val, fitted on, 6 s |" in (run / "results.md").read_text()
     assert "Encoder speaker, loss l2" in (run / "results.md").read_text() and (run / "map.png").exists()
 
 
