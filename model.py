@@ -8,8 +8,9 @@ import warnings
 from pathlib import Path
 
 from utils import FEATURE_SIZE, FFT_SIZE, HOP, N_BINS, N_FRAMES, POWER, WINDOW, InputError
+from voices import campplus, ge2e
 from voices.backend import keras, layers, tf
-from voices.ge2e import SpeakerEmbedding
+from voices.weights import EMBEDDINGS
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The spectrogram.
@@ -113,30 +114,46 @@ def voice_encoder(feature_size: int = FEATURE_SIZE["vggface"], width: float = 1.
 # The encoder on a pretrained speaker network, --encoder speaker.
 
 
-def speaker_encoder(feature_size: int = FEATURE_SIZE["vggface"]) -> keras.Model:
-    """Build the encoder that predicts a face feature from a speaker embedding, with random weights.
+SPEAKER_NETWORKS = {"ge2e": ge2e.SpeakerEmbedding, "campplus": campplus.SpeakerEmbedding}  # by the names of their layers
 
-    Its layers are "speaker_embedding", see `ge2e.SpeakerEmbedding`, and "head", which is linear.
+
+def speaker_encoder(feature_size: int = FEATURE_SIZE["vggface"], embedding: str = "both") -> keras.Model:
+    """Build the encoder that predicts a face feature from speaker embeddings, without pretrained weights.
+
+    Its layers are "ge2e", "campplus" or both, whose embeddings are joined, and "head", which is linear.
 
     Args:
         feature_size: numbers in the face feature.
+        embedding: of `weights.EMBEDDINGS`.
 
     Returns:
         Model from float (B, T, N_BINS, 2), T at least MIN_FRAMES, to float32 (B, feature_size), as `voice_encoder`.
     """
     spectrograms = keras.Input((None, N_BINS, 2), name="spectrogram")
-    embedding = SpeakerEmbedding(name="speaker_embedding")(spectrograms)  # (B, 256)
-    feature = layers.Dense(feature_size, dtype="float32", name="head")(embedding)  # (B, feature_size)
+    parts = [SPEAKER_NETWORKS[name](name=name)(spectrograms) for name in EMBEDDINGS[embedding]]
+    joined = keras.ops.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]  # (B, 1472) of both
+    feature = layers.Dense(feature_size, dtype="float32", name="head")(joined)  # (B, feature_size)
     return keras.Model(spectrograms, feature, name="speaker_encoder")
+
+
+def speaker_embedder(encoder: keras.Model) -> keras.Model:
+    """Return a `speaker_encoder` without its head, as a model of the same weights."""
+    return keras.Model(encoder.input, encoder.get_layer("head").input, name="speaker_embedder")
+
+
+def load_pretrained(encoder: keras.Model) -> None:
+    """Load the pretrained weights of a `speaker_encoder` from their packages. Raises InputError if they are missing."""
+    for name in SPEAKER_NETWORKS.keys() & {layer.name for layer in encoder.layers}:
+        encoder.get_layer(name).load_pretrained()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Either encoder.
 
 
-def build_encoder(name: str, feature_size: int, width: float) -> keras.Model:
-    """Build the encoder that train.py's --encoder names, "conv" or "speaker"; the width applies to conv only."""
-    return voice_encoder(feature_size, width) if name == "conv" else speaker_encoder(feature_size)
+def build_encoder(name: str, feature_size: int, width: float, embedding: str | None) -> keras.Model:
+    """Build the encoder that train.py's --encoder names: "conv", of a width, or "speaker", on an embedding."""
+    return voice_encoder(feature_size, width) if name == "conv" else speaker_encoder(feature_size, embedding)
 
 
 def check_batch(batch_size: int, width: float, n_frames: int) -> None:

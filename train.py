@@ -1,7 +1,7 @@
 """Train a voice encoder, which predicts a face feature from the spectrogram of a voice.
 
---encoder conv is the paper's network and trains from scratch: for tens of thousands of clips and a GPU. --encoder speaker is a
-pretrained speaker network with a linear layer, fitted in closed form: for hundreds of clips, in seconds.
+--encoder conv is the paper's network and trains from scratch: for tens of thousands of clips and a GPU. --encoder speaker is
+two pretrained speaker networks with a linear layer, fitted in closed form: for hundreds of clips, in a minute.
 
 Reads the training and validation clips that preprocess.py wrote under --data. Writes to checkpoints/<run>/
 
@@ -30,6 +30,7 @@ from pathlib import Path
 
 import utils
 from utils import MIN_SECONDS, InputError, check, option
+from voices import weights
 
 DECODER_DOC = """Train the face decoder, which turns a face feature into a picture of the face.
 
@@ -126,7 +127,7 @@ class Options:
         metavar="N",
     )
     encoder: str = option(
-        "conv: the paper's network, from scratch; speaker: a pretrained speaker network with a linear layer, for fewer clips",
+        "conv: the paper's network, from scratch; speaker: pretrained speaker networks with a linear layer, for fewer clips",
         "conv",
         group="network",
         choices=("conv", "speaker"),
@@ -136,6 +137,13 @@ class Options:
         1.0,
         group="only with --encoder conv",
         metavar="SCALE",
+    )
+    embedding: str | None = option(
+        "pretrained speaker networks: GE2E, CAM++ or both (default: both; ge2e on machines for which CAM++'s package does not "
+        "exist)",
+        None,
+        group="only with --encoder speaker",
+        choices=tuple(weights.EMBEDDINGS),
     )
     whitening: float = option(
         "weight of small differences between faces in the regression: at 0, plain ridge regression, the directions in which "
@@ -213,10 +221,9 @@ class Options:
             float32 = self.precision in ("auto", "float32")
             check(float32, f"--precision: expected float32 with --encoder speaker, found {self.precision}")
         else:
-            check(
-                self.whitening == Options.whitening,
-                f"--whitening: expected --encoder speaker with it, found --encoder {self.encoder}",
-            )
+            for name in ("embedding", "whitening"):
+                is_default = getattr(self, name) == getattr(Options, name)
+                check(is_default, f"--{name}: expected --encoder speaker with it, found --encoder {self.encoder}")
         check(MIN_SECONDS <= self.seconds <= 6, f"--seconds: expected {MIN_SECONDS} to 6, found {self.seconds}")
         check(self.mask_bins >= 0, f"--mask-bins: expected 0 or more, found {self.mask_bins}")
         check(self.mask_frames >= 0, f"--mask-frames: expected 0 or more, found {self.mask_frames}")
@@ -264,7 +271,8 @@ def with_defaults(options: Options) -> Options:
     """Fill in the defaults that depend on the encoder."""
     epochs = EPOCHS[options.encoder] if options.epochs is None else options.epochs
     rate = LEARNING_RATE[options.encoder] if options.learning_rate is None else options.learning_rate
-    return dataclasses.replace(options, epochs=epochs, learning_rate=rate)
+    embedding = options.embedding or (weights.default_embedding() if options.encoder == "speaker" else None)
+    return dataclasses.replace(options, epochs=epochs, learning_rate=rate, embedding=embedding)
 
 
 def resumed(options: Options, given: set[str]) -> Options:
@@ -285,6 +293,8 @@ def resumed(options: Options, given: set[str]) -> Options:
             raise InputError(
                 f"{folder}: expected a run of python train.py, found a run of python train.py decoder; leave out --resume"
             )
+        if saved.get("encoder") == "speaker":
+            saved.setdefault("embedding", weights.EARLIER_EMBEDDING)
         fields = {field.name: saved.get(field.name, field.default) for field in dataclasses.fields(Options)}
         saved = with_defaults(Options(**{**fields, "data": Path(fields["data"])}))
     except InputError:
@@ -305,14 +315,18 @@ def resumed(options: Options, given: set[str]) -> Options:
     return dataclasses.replace(saved, **{name: getattr(options, name) for name in changed})
 
 
-def check_folders(options: Options | DecoderOptions) -> None:
-    """Raise InputError if the data folder or the decoder's run is missing."""
+def check_files(options: Options | DecoderOptions) -> None:
+    """Raise InputError if the data folder, the decoder's run or the pretrained weights of a new run are missing."""
     if not options.data.is_dir():
         raise InputError(
             f"{options.data}: expected a folder that preprocess.py wrote, found none; run preprocess.py, or pass --data"
         )
-    if isinstance(options, Options) and options.decoder:
+    if isinstance(options, DecoderOptions):
+        return
+    if options.decoder:
         utils.existing_run(options.decoder)
+    if options.encoder == "speaker" and not options.resume:
+        weights.check_installed(options.embedding)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -328,8 +342,7 @@ def train_encoder(options: Options) -> None:
     """
     from clips import packs
     from training import closed_form, epochs, runs, setup, steps
-    from training.batches import Crops, training_batches
-    from voices.backend import tf
+    from training.batches import training_batches
 
     folder = utils.run_folder(options.run)
     if options.resume:
@@ -338,11 +351,9 @@ def train_encoder(options: Options) -> None:
         clips, feature_size = setup.choose_clips(options.data, options.clips, options.batch_size, options.seed)
         centre = setup.choose_centre(options.centre, options.data, clips["train"], feature_size, options.seed)
     n_train = len(clips["train"])
-    setup.describe_clips(clips, len(centre), options.encoder == "conv" and not options.resume)
+    setup.describe(clips, len(centre), options)
     strategy = setup.strategy(options)
-    if options.precision == "auto":
-        precision = steps.best_precision() if options.encoder == "conv" else "float32"
-        options = dataclasses.replace(options, precision=precision)
+    options = setup.with_precision(options)
     n_steps = n_train // options.batch_size  # in an epoch
     last_step = options.epochs * n_steps
     source = packs.open_pack(options.data, clips["train"], len(centre)) if last_step else None
@@ -361,9 +372,11 @@ def train_encoder(options: Options) -> None:
             if chief:
                 runs.save_weights(folder / utils.LAST_WEIGHTS, training.encoder, training.state, progress)
 
-        def end_epoch(number, train_loss, n_clips, **more):
+        def end_epoch(number, train_loss, n_clips, predicted=None, **more):
             """Validate, save and write history, with `more` in the record of the epoch. Returns the record."""
-            scores = epochs.validate(training.encoder, training.loss, centre, options.data, clips["val"], options.batch_size)
+            scores = epochs.validate(
+                training.encoder, training.loss, centre, options.data, clips["val"], options.batch_size, predicted
+            )
             rate = float(training.optimizer.learning_rate)
             record = epochs.record_epoch(progress, number, train_loss, n_clips, rate, {**scores, **more})
             if record["val_loss"] < progress.best_loss:
@@ -377,15 +390,11 @@ def train_encoder(options: Options) -> None:
             left = options.epochs - progress.step // n_steps
             print(epochs.line_of_time(seconds_a_step, n_steps, left), file=sys.stderr)
 
-        crops = Crops(
-            options.batch_size, utils.frames_in(options.seconds), options.mask_bins, options.mask_frames, options.seed
-        )
+        crops, readers = setup.crops(options), options.readers
         batches, errors = training_batches(
-            options.data, clips["train"], len(centre), crops, progress.step, last_step, source, options.readers
+            options.data, clips["train"], len(centre), crops, progress.step, last_step, source, readers
         )
-        writes_events = chief and options.epochs > 0
-        events = str(folder / "tensorboard")
-        with (tf.summary.create_file_writer(events) if writes_events else tf.summary.create_noop_writer()).as_default():
+        with epochs.event_writer(folder, options.epochs if chief else 0).as_default():
             if options.encoder == "speaker" and not options.resume:
                 started = time.perf_counter()
                 fitted = closed_form.fit(
@@ -393,7 +402,7 @@ def train_encoder(options: Options) -> None:
                 )
                 progress.seconds = seconds = time.perf_counter() - started
                 more = {"cv_matching": fitted.matching} if fitted.cross_validated else {}
-                end_epoch(0, fitted.train_loss, n_train, **more)
+                end_epoch(0, fitted.train_loss, n_train, fitted.validation, **more)
                 print(epochs.line_of_closed_form(seconds, fitted), flush=True)
             timed = say_time if chief else None
             with epochs.noting_signals() as signals:
@@ -413,13 +422,6 @@ def train_encoder(options: Options) -> None:
         print(epochs.line_of_best(progress, folder / utils.BEST_WEIGHTS))
 
 
-def train_decoder(options: DecoderOptions) -> None:
-    """Train a face decoder."""
-    from training import decoder_training
-
-    decoder_training.train(options, utils.run_folder(options.run))
-
-
 @utils.reporting_errors
 def main(argv=None) -> int:
     given = utils.options_given(argv)
@@ -429,9 +431,11 @@ def main(argv=None) -> int:
     options = utils.parse_options(Options, __doc__, argv, commands={"decoder": (DecoderOptions, DECODER_DOC)})
     if isinstance(options, Options):
         options = resumed(options, given) if options.resume else with_defaults(options)
-    check_folders(options)
+    check_files(options)
     if isinstance(options, DecoderOptions):
-        train_decoder(options)
+        from training import decoder_training
+
+        decoder_training.train(options, utils.run_folder(options.run))
         return 0
     try:
         train_encoder(options)

@@ -38,7 +38,7 @@ def run(options: Options) -> None:
     folder = utils.existing_run(options.run)
     run = runs.read_run(folder)
     data, size, centre = Path(run["data"]), run["feature_size"], run["centre"]
-    encoder = model.build_encoder(run["encoder"], size, run["width"])
+    encoder = model.build_encoder(run["encoder"], size, run["width"], run["embedding"])
     model.load_weights(encoder, folder / utils.LAST_WEIGHTS)
     clips = feature_files.ready_clips(data)
     voices, faces = (features - centre for features in predict_features(encoder, data, clips, size, 8))

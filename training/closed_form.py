@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import model
 import utils
 from judging.ranks import rank
 from training.batches import predict_features
-from voices import ge2e
-from voices.backend import keras
 
 PENALTIES = 10.0 ** np.arange(-2, 3.5, 0.5)  # of the ridge, in mean variances of the embedding's numbers
 TARGET_PENALTY = 1.0  # of the whitening, in mean variances of the face feature's numbers
@@ -60,11 +59,17 @@ class Moments:
         self.yy += y.T @ y
 
 
-def _power(covariance: np.ndarray, penalty: float, exponent: float) -> np.ndarray:
-    """Return a power of a covariance whose variances are raised by `penalty` times their mean."""
-    variances, axes = np.linalg.eigh(covariance)
-    variances = np.maximum(variances, 0) + penalty * max(variances.mean(), np.finfo(np.float32).tiny)
-    return (axes * variances**exponent) @ axes.T
+class _Spectrum:
+    """The principal axes of a covariance, from which its powers follow."""
+
+    def __init__(self, covariance: np.ndarray):
+        variances, self.axes = np.linalg.eigh(covariance)
+        self.variances = np.maximum(variances, 0)
+        self.mean = max(self.variances.mean(), np.finfo(np.float32).tiny)
+
+    def power(self, penalty: float, exponent: float) -> np.ndarray:
+        """Return a power of the covariance, its variances raised by `penalty` times their mean."""
+        return (self.axes * (self.variances + penalty * self.mean) ** exponent) @ self.axes.T
 
 
 def heads(moments: Moments, penalties, whitening: float):
@@ -84,9 +89,10 @@ def heads(moments: Moments, penalties, whitening: float):
         the length that fits the training faces best.
     """
     mean_x, mean_y, xx, xy, yy = moments.covariances()
-    targets = xy @ _power(yy, TARGET_PENALTY, -whitening) if whitening else xy
+    targets = xy @ _Spectrum(yy).power(TARGET_PENALTY, -whitening) if whitening else xy
+    spectrum = _Spectrum(xx)
     for penalty in penalties:
-        kernel = _power(xx, penalty, -1) @ targets
+        kernel = spectrum.power(penalty, -1) @ targets
         kernel *= _best_length(kernel, xx, xy)
         yield kernel.astype(np.float32), (mean_y - mean_x @ kernel).astype(np.float32)
 
@@ -117,12 +123,13 @@ def left_out(moments: Moments, embeddings: np.ndarray, faces: np.ndarray, videos
     """
     n = moments.n
     mean_x, mean_y, xx, xy, yy = moments.covariances()
-    whiten = _power(yy, TARGET_PENALTY, -whitening) if whitening else np.eye(len(yy))
+    whiten = _Spectrum(yy).power(TARGET_PENALTY, -whitening) if whitening else np.eye(len(yy))
     x, targets = embeddings - mean_x, (faces - mean_y) @ whiten  # (n, E), (n, D)
     _, video = np.unique(np.asarray(videos), return_inverse=True)
     groups = np.split(np.argsort(video, kind="stable"), np.cumsum(np.bincount(video))[:-1])
+    spectrum = _Spectrum(xx)
     for penalty in penalties:
-        inverse = _power(xx, penalty, -1)
+        inverse = spectrum.power(penalty, -1)
         kernel = inverse @ xy @ whiten
         residuals, weights, predicted = targets - x @ kernel, x @ inverse / n, np.empty_like(targets)
         for rows in groups:
@@ -166,10 +173,11 @@ class Fit:
     matching: float  # 1:2 that chose the penalty, in [0, 1]
     n_clips: int  # by which it was chosen
     cross_validated: bool  # whether these are training and validation clips, instead of validation clips
+    validation: tuple[np.ndarray, np.ndarray]  # predicted and true features of the validation clips, as `predict_features`
 
 
 def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: float, on_both: bool = False) -> Fit:
-    """Load the pretrained speaker network and fit the encoder's head in closed form, see `heads`.
+    """Load the pretrained speaker networks and fit the encoder's head in closed form, see `heads`.
 
     Of PENALTIES, the one with the best 1:2 matching on the validation set is chosen; where that has few people, by
     cross-validation among training and validation people.
@@ -186,8 +194,8 @@ def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: f
     Raises:
         InputError: if a file of a clip is broken, or the pretrained weights are missing.
     """
-    encoder.get_layer("speaker_embedding").load_pretrained()
-    embedder = keras.Model(encoder.input, encoder.get_layer("speaker_embedding").output)
+    model.load_pretrained(encoder)
+    embedder = model.speaker_embedder(encoder)
 
     def embed(names):
         return predict_features(embedder, data, names, len(centre))
@@ -195,14 +203,16 @@ def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: f
     few = has_few_people(clips["val"])
     names = [*clips["train"], *(clips["val"] if few else ())]
     judges = set(some_videos(names, FIT_CLIPS) if few else clips["val"])  # the clips that choose the penalty
-    moments = {part: Moments.zero(ge2e.UNITS, len(centre)) for part in ("train", "val")}
-    first, judging = None, []
+    moments = {part: Moments.zero(embedder.output_shape[-1], len(centre)) for part in ("train", "val")}
+    first, judging, validation = None, [], []
     for part in moments:
         for start in tqdm(range(0, len(clips[part]), FIT_CLIPS), desc="speaker embeddings", leave=False, disable=None):
             of_block = clips[part][start : start + FIT_CLIPS]
             embeddings, faces = embed(of_block)
             first = first or (embeddings, faces)
             moments[part].add(embeddings, faces)
+            if part == "val":
+                validation.append((embeddings, faces))
             chosen = [number for number, clip in enumerate(of_block) if clip in judges]
             judging.append((embeddings[chosen], faces[chosen], [utils.video_of(of_block[number]) for number in chosen]))
     embeddings, faces = (np.concatenate(arrays) for arrays in list(zip(*judging))[:2])
@@ -218,4 +228,6 @@ def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: f
     encoder.get_layer("head").set_weights([kernel, bias])
     embeddings, faces = first
     train_loss = float(np.mean(loss(faces, embeddings @ kernel + bias)))
-    return Fit(train_loss, float(PENALTIES[best]), float(matching[best]), len(videos), few)
+    embeddings, faces = map(np.concatenate, zip(*validation))
+    predicted = embeddings @ kernel + bias, faces
+    return Fit(train_loss, float(PENALTIES[best]), float(matching[best]), len(videos), few, predicted)

@@ -119,8 +119,17 @@ def train_epoch(
                     raise KeyboardInterrupt
 
 
-def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], batch_size: int) -> dict:
+def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], batch_size: int, predicted=None) -> dict:
     """Score the encoder on the validation set.
+
+    Args:
+        encoder: from spectrograms to face features.
+        loss: of `losses.loss_function`.
+        centre: origin of the cosines, float32 (D,).
+        data: folder that preprocess.py wrote.
+        clips: names of the validation clips.
+        batch_size: clips of which the loss takes the mean.
+        predicted: of `batches.predict_features`, where the clips have been predicted already.
 
     Returns:
         The entries of history.jsonl that begin with val_.
@@ -128,7 +137,7 @@ def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], ba
     Raises:
         InputError: if a prediction is not finite, or a file is broken.
     """
-    voices, faces = predict_features(encoder, data, clips, len(centre))
+    voices, faces = predicted or predict_features(encoder, data, clips, len(centre))
     if not np.isfinite(voices).all():
         raise InputError(
             "the features predicted for validation are not finite after this epoch, expected finite numbers; "
@@ -181,6 +190,11 @@ def record_epoch(progress: Progress, epoch: int, train_loss: float, n_clips: int
     progress.loss_sum = progress.seconds = progress.waiting_seconds = 0.0
     progress.history.append(record)
     return record
+
+
+def event_writer(folder: Path, n_epochs: int):
+    """Return the TensorFlow writer of a run's TensorBoard events; one that writes nothing where there are no epochs."""
+    return tf.summary.create_file_writer(str(folder / "tensorboard")) if n_epochs else tf.summary.create_noop_writer()
 
 
 def write_history(folder: Path, history: list[dict], picture_format: str) -> None:

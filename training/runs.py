@@ -15,6 +15,7 @@ import utils
 from clips import feature_files
 from faces import decoder, refinement
 from utils import InputError
+from voices.weights import EARLIER_EMBEDDING
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Writing.
@@ -137,7 +138,7 @@ def load_checkpoint(path: Path, encoder, state: list) -> Progress:
 # Reading.
 
 COMMANDS = {"voice": "python train.py", "decoder": "python train.py decoder"}  # "model" in options.json, and what trained it
-ENTRIES = {"voice": ("encoder", "width", "loss"), "decoder": ("rank",)}  # of options.json, beside those that both models have
+ENTRIES = {"voice": ("encoder", "width", "loss", "embedding"), "decoder": ("rank",)}  # of options.json, beside those of both
 
 
 def read_run(folder: Path, model: str = "voice") -> dict:
@@ -160,6 +161,7 @@ def read_run(folder: Path, model: str = "voice") -> dict:
         run = json.loads(path.read_text(encoding="utf-8"))
         if (found := run.get("model", "voice")) != model:
             raise InputError(f"{folder}: expected a run of {COMMANDS[model]}, found a run of {COMMANDS[found]}")
+        run = {"embedding": EARLIER_EMBEDDING, **run}
         run = {name: run[name] for name in ("data", "seed", "feature_size", *ENTRIES[model])}
         path = folder / utils.CLIPS
         clips = json.loads(path.read_text(encoding="utf-8"))
@@ -183,8 +185,9 @@ def load_encoder(folder: Path, run: dict):
     Raises:
         InputError: if the weights are missing or do not fit.
     """
-    encoder = model.build_encoder(run["encoder"], run["feature_size"], run["width"])
-    description = f"--encoder {run['encoder']}, width {run['width']}, {run['feature_size']} outputs"
+    encoder = model.build_encoder(run["encoder"], run["feature_size"], run["width"], run["embedding"])
+    network = f"embedding {run['embedding']}" if run["encoder"] == "speaker" else f"width {run['width']}"
+    description = f"--encoder {run['encoder']}, {network}, {run['feature_size']} outputs"
     return _with_best_weights(encoder, folder, description)
 
 

@@ -14,9 +14,11 @@ import utils
 from clips import feature_files, packs
 from faces import decoder, vggface
 from training import epochs, runs, steps
+from training.batches import Crops
 from training.losses import loss_function
 from utils import InputError
 from voices.backend import keras
+from voices.weights import CAMPPLUS
 
 CENTRE_FACES = 10_000  # training faces whose mean is the mean face, at most
 VALIDATION_CLIPS = 5_000  # at most; a longer validation is not worth its time
@@ -56,13 +58,27 @@ def choose_clips(data: Path, n_train: int | None, batch_size: int, seed: int) ->
     return chosen, feature_files.feature_size_of(data, ready["train"][0])
 
 
-def describe_clips(clips: dict[str, list[str]], feature_size: int, is_new_conv: bool) -> None:
-    """Print how many clips there are and, for a new run of --encoder conv on few, which encoder is meant for them."""
+def describe(clips: dict[str, list[str]], feature_size: int, options) -> None:
+    """Print how many clips there are; for a new run also on what embedding, or which encoder is meant for as few clips.
+
+    Args:
+        clips: of `choose_clips`.
+        feature_size: numbers in their face features.
+        options: train.Options, with all defaults filled in.
+    """
     n_train, n_val = len(clips["train"]), len(clips["val"])
     print(
         f"train: {n_train} clips to train on, {n_val} to validate on, face features of {feature_size} numbers", file=sys.stderr
     )
-    if is_new_conv and n_train < FEW_CLIPS:
+    if options.resume:
+        return
+    if options.embedding == "ge2e" and not CAMPPLUS.is_available_here():
+        print(
+            f"train: --embedding ge2e, GE2E alone: the package {CAMPPLUS.package}, which carries {CAMPPLUS.network}, does not "
+            "exist for this machine",
+            file=sys.stderr,
+        )
+    if options.encoder == "conv" and n_train < FEW_CLIPS:
         print(
             f"train: --encoder conv trains from scratch; --encoder speaker is meant for fewer than {FEW_CLIPS:,} clips",
             file=sys.stderr,
@@ -110,6 +126,11 @@ def choose_centre(name: str, data: Path, clips: list[str], feature_size: int, se
     return (total / len(sample)).astype(np.float32)
 
 
+def crops(options) -> Crops:
+    """Return how train.Options have the clips cropped and masked."""
+    return Crops(options.batch_size, utils.frames_in(options.seconds), options.mask_bins, options.mask_frames, options.seed)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Devices and network.
 
@@ -142,6 +163,13 @@ def strategy(options):
     return spread
 
 
+def with_precision(options):
+    """Return train.Options with the best --precision of this machine for "auto"."""
+    if options.precision != "auto":
+        return options
+    return dataclasses.replace(options, precision=steps.best_precision() if options.encoder == "conv" else "float32")
+
+
 @dataclasses.dataclass(frozen=True)
 class Training:
     """A voice encoder and all that trains it."""
@@ -166,7 +194,7 @@ def build(options, centre: np.ndarray, n_steps: int) -> Training:
     """
     keras.mixed_precision.set_global_policy(options.precision)
     keras.utils.set_random_seed(options.seed)
-    encoder = model.build_encoder(options.encoder, len(centre), options.width)
+    encoder = model.build_encoder(options.encoder, len(centre), options.width, options.embedding)
     if options.encoder == "conv":
         encoder.get_layer("fc2").bias.assign(centre)  # the point from which directions are compared
     loss = loss_function(options.loss, centre, vggface.fc8, options.decoder and first_layer(options.decoder, len(centre)))

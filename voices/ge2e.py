@@ -1,4 +1,4 @@
-"""GE2E: a pretrained speaker network, as the Keras layer `SpeakerEmbedding`: front end, network, weight reader.
+"""GE2E: a pretrained speaker network, as the Keras layer `SpeakerEmbedding`: front end and network.
 
 The network was trained to tell 18,000 speakers apart by their voices; faces played no part. Its weights (17 MB) come with the
 package resemblyzer, whose code is not used.
@@ -8,18 +8,14 @@ B is the batch size and T the number of spectrogram frames.
 Source: Wan et al., "Generalized End-to-End Loss for Speaker Verification", ICASSP 2018; the package resemblyzer 0.1.4.
 """
 
-import collections
 import functools
-import importlib.util
-import pickle
-import struct
-import typing
-from pathlib import Path
 
 import numpy as np
 
-from utils import FFT_SIZE, POWER, SAMPLE_RATE, WINDOW, InputError
+from utils import FFT_SIZE, SAMPLE_RATE, WINDOW
 from voices.backend import layers, tf
+from voices.spectra import power_spectra
+from voices.weights import GE2E
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The front end: from a spectrogram to the mel bands of the speech in it.
@@ -52,7 +48,7 @@ def mel_frames(spectrograms, filterbank):
     Returns:
         float32 (B, T, N_MELS).
     """
-    power = tf.reduce_sum(tf.abs(tf.cast(spectrograms, tf.float32)) ** (2 / POWER), axis=-1)  # (B, T, N_BINS)
+    power = power_spectra(spectrograms)  # (B, T, N_BINS)
     # The mean square of the samples in a frame, by Parseval's theorem: a Hann window has 3/8 of the energy of a flat one.
     both_sides = 2 * tf.reduce_sum(power, axis=-1) - power[..., 0] - power[..., -1]
     square = both_sides / (FFT_SIZE * WINDOW * 3 / 8)  # (B, T)
@@ -80,6 +76,38 @@ LSTMS = (("lstm1", N_MELS, UNITS), ("lstm2", UNITS, UNITS), ("lstm3", UNITS, UNI
 DENSE = ("linear", UNITS, UNITS)
 
 
+class LSTM(layers.LSTM):
+    """Keras's LSTM, on CPUs as one operation of TensorFlow: the same numbers and weights, much faster outside of a graph."""
+
+    def call(self, sequences, training=False):
+        if tf.config.list_logical_devices("GPU"):
+            return super().call(sequences, training=training)  # which calls cuDNN
+        frames = tf.transpose(sequences, (1, 0, 2))  # (T, B, inputs)
+        zeros = tf.zeros((tf.shape(frames)[1], self.units))
+        kernels = tf.concat([self.cell.kernel, self.cell.recurrent_kernel], axis=0)
+        # Not BlockLSTMV2, whose gradient is that of other gates.
+        outputs = tf.raw_ops.BlockLSTM(
+            seq_len_max=tf.cast(tf.shape(frames)[0], tf.int64),
+            x=frames,
+            cs_prev=zeros,
+            h_prev=zeros,
+            w=_in_order_of_operation(kernels),
+            wci=tf.zeros(self.units),
+            wcf=tf.zeros(self.units),
+            wco=tf.zeros(self.units),
+            b=_in_order_of_operation(tf.convert_to_tensor(self.cell.bias)),
+            forget_bias=0.0,
+            cell_clip=-1.0,
+        ).h  # (T, B, units)
+        return tf.transpose(outputs, (1, 0, 2)) if self.return_sequences else outputs[-1]
+
+
+def _in_order_of_operation(parameters):
+    """Reorder the gates in the last axis from Keras's input, forget, cell, output to input, cell, forget, output."""
+    into, forget, cell, out = tf.split(parameters, 4, axis=-1)
+    return tf.concat([into, cell, forget, out], axis=-1)
+
+
 class SpeakerEmbedding(layers.Layer):
     """Computes speaker embeddings: spectrograms, float (B, T, N_BINS, 2) -> float32 (B, UNITS), of length 1.
 
@@ -89,7 +117,7 @@ class SpeakerEmbedding(layers.Layer):
     def __init__(self, **more):
         super().__init__(dtype="float32", **more)  # undoing the power law takes more than 16 bits
         self.lstms = [
-            layers.LSTM(units, return_sequences=name != LSTMS[-1][0], dtype="float32", name=name) for name, _, units in LSTMS
+            LSTM(units, return_sequences=name != LSTMS[-1][0], dtype="float32", name=name) for name, _, units in LSTMS
         ]
         name, _, units = DENSE
         self.dense = layers.Dense(units, activation="relu", dtype="float32", name=name)
@@ -116,8 +144,7 @@ class SpeakerEmbedding(layers.Layer):
 
     def load_pretrained(self) -> None:
         """Take the weights of the package resemblyzer. Raises InputError if they are missing or do not fit."""
-        path = weights_path()
-        weights = stored_weights(path)
+        weights = GE2E.read()
         try:
             for number, lstm in enumerate(self.lstms):
                 kernel, recurrent, bias, bias_2 = (
@@ -126,77 +153,4 @@ class SpeakerEmbedding(layers.Layer):
                 lstm.set_weights([kernel.T, recurrent.T, bias + bias_2])  # PyTorch's order of the gates is Keras's
             self.dense.set_weights([weights["linear.weight"].T, weights["linear.bias"]])
         except (KeyError, ValueError) as error:
-            raise InputError(
-                f"{path}: expected the weights of resemblyzer 0.1.4, found others ({error}); {_REINSTALL}"
-            ) from error
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The weight reader.
-
-_REINSTALL = "pip install --no-deps --force-reinstall resemblyzer==0.1.4"
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads a file of an old torch.save without PyTorch, and refuses all classes that are not ADMITTED."""
-
-    ADMITTED: typing.ClassVar = {
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("torch", "FloatStorage"): np.float32,
-        ("torch._utils", "_rebuild_tensor_v2"): lambda storage, offset, shape, strides, *_: (storage, offset, shape, strides),
-    }
-
-    def find_class(self, module, name):
-        try:
-            return self.ADMITTED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"refused {module}.{name}") from None
-
-    def persistent_load(self, key):
-        _, _, name, _, size, _ = key  # "storage", class, name, device, how many numbers, view
-        return name, size
-
-
-def weights_path() -> Path:
-    """Return the path of the weights in the package resemblyzer. Raises InputError if the package is not installed."""
-    package = importlib.util.find_spec("resemblyzer")  # does not import the package
-    path = Path(package.submodule_search_locations[0], "pretrained.pt") if package else None
-    if path is None or not path.exists():
-        raise InputError(
-            "--encoder speaker: expected the weights in the package resemblyzer, found none; "
-            "pip install --no-deps resemblyzer==0.1.4"
-        )
-    return path
-
-
-def stored_weights(path: Path) -> dict[str, np.ndarray]:
-    """Read the network's weights from a file of an old torch.save.
-
-    The file holds five pickles (magic number, version, sizes of types, the objects, names of the storages), then the
-    storages, each as its size, int64, and its numbers, float32.
-
-    Returns:
-        float32 arrays by name: lstm.weight_ih_l0 (1024, 40), lstm.weight_hh_l0 (1024, 256), ..., linear.weight (256, 256).
-
-    Raises:
-        InputError: if the file holds anything else.
-    """
-    try:
-        with open(path, "rb") as file:
-            _, _, _, objects, names = (_Unpickler(file).load() for _ in range(5))
-            storages = {}
-            for name in names:
-                (size,) = struct.unpack("<q", file.read(8))
-                storages[name] = np.frombuffer(file.read(4 * size), "<f4", size)
-        weights = {}
-        for name, ((storage, _), offset, shape, strides) in objects["model_state"].items():
-            numbers, last = storages[storage][offset:], sum((n - 1) * stride for n, stride in zip(shape, strides))
-            if last >= len(numbers) or min(strides, default=0) < 0:
-                raise ValueError(f"{name} is cut off")
-            weights[name] = np.lib.stride_tricks.as_strided(numbers, shape, [4 * stride for stride in strides]).copy()
-        return weights
-    except Exception as error:  # broken bytes may make the unpickler raise anything
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise InputError(
-            f"{path}: expected the weights of resemblyzer 0.1.4, found something else ({reason}); {_REINSTALL}"
-        ) from error
+            raise GE2E.refused(error) from error
