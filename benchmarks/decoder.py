@@ -15,17 +15,15 @@ N faces, D numbers in a feature, S the side of a picture in pixels; landmarks ar
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 import utils
+from benchmarks.authors import CENTRE_CLIPS, published_features
 from benchmarks.measuring import seconds_of
 from clips import feature_files, media
-from clips.photos import read_photo
-from clips.reasons import Skip
 from faces import decoder, decoder_statistics, refinement, textures
 from judging.intervals import mean_interval, median_interval, resample
 from judging.ranks import rank, recall_at_k
@@ -39,7 +37,6 @@ SHARPNESS_SIDE = 128  # pixels, of the face whose sharpness is measured
 PLAIN_SIDE, PLAIN_TEXTURE, PLAIN_LANDMARKS = 128, 200, 30  # the plain decoder: pixels, principal components
 PLAIN_PENALTY = 0.1  # of its ridge, a share of the features' mean variance
 PLAIN_FRAME = (0.19, 0.97), (0.11, 0.89)  # rows and columns that the plain decoder uses, as a fraction of the picture
-CENTRE_CLIPS = 100  # training clips, at most, whose pictures give the centre of the pictures' features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +50,6 @@ class Options:
     def __post_init__(self):
         utils.check(not self.authors or bool(self.voices), "--authors: expected --voices with it, found none")
         utils.check(self.refinements >= 0, f"--refinements: expected 0 or more, found {self.refinements}")
-
-
-@functools.cache
-def feature_of_file(path: Path) -> np.ndarray:
-    """Return dlib's feature of the largest face in a picture file: float32 (128,), nan without a face or a file."""
-    try:
-        return refinement.feature_extractor(128)([read_photo(path)])[0]
-    except Skip:
-        return np.full(128, np.nan, np.float32)
 
 
 def face_sharpness(picture: np.ndarray, landmarks: np.ndarray, reference: np.ndarray) -> float:
@@ -240,8 +228,7 @@ def features_of_pictures(
         for way, of_way in pictures[made_of].items():
             found[made_of, way] = extract(of_way)
         if authors:
-            files = [authors / folder / f"{clip}.jpg" for clip in clips]
-            found[made_of, "the paper's own"] = np.stack([feature_of_file(path) for path in files])
+            found[made_of, "the paper's own"] = published_features(authors, folder, clips)
     return found
 
 
