@@ -32,14 +32,6 @@ def spectrogram(waveform):
     return tf.sign(parts) * tf.abs(parts) ** POWER
 
 
-@keras.saving.register_keras_serializable("speech2face")
-class Spectrogram(layers.Layer):
-    """`spectrogram` as a layer."""
-
-    def call(self, waveform):
-        return spectrogram(waveform)
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # The encoder of the slides, --encoder conv.
 
@@ -195,12 +187,6 @@ def of_whole_and_start(encoder: keras.Model, n_frames: int) -> keras.Model:
     spectrograms = keras.Input((N_FRAMES, N_BINS, 2), name="spectrogram")
     both = encoder(spectrograms), encoder(spectrograms[:, :n_frames])
     return keras.Model(spectrograms, keras.ops.concatenate(both, axis=-1), name="whole_and_start_encoder")
-
-
-def waveform_encoder(encoder: keras.Model) -> keras.Model:
-    """Put the spectrogram in front of an encoder: float32 (B, samples) at SAMPLE_RATE -> (B, feature_size) in one call."""
-    waveform = keras.Input((None,), dtype="float32", name="waveform")
-    return keras.Model(waveform, encoder(Spectrogram(dtype="float32", name="stft")(waveform)), name="waveform_encoder")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

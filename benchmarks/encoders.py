@@ -1,9 +1,9 @@
 """The paper's encoder from scratch and pretrained ones in several ways, each on the splits of several seeds.
 
 Prints how well they find unseen speakers: the test voices of all splits together, with 95 % intervals by bootstrap over videos.
-With --authors also how well the paper's own pictures of the same voices do, FOLDER/voice_to_face/<clip>.jpg; voices whose picture
-has no face that dlib finds are then left out of all rows. Nothing is chosen by these figures. A run that is in --runs already is
-not trained again.
+With --authors also how well the paper's own pictures of the same voices do, FOLDER/voice_to_face/<clip>.jpg. Voices whose
+picture has no face that dlib finds are then left out of all rows. Nothing is chosen by these figures. A run that is in --runs
+already is not trained again.
 
     python -m benchmarks encoders --data data/page
 """

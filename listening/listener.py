@@ -4,7 +4,6 @@ S is the side of a decoded picture in pixels, D the numbers of a face feature.
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +15,10 @@ from judging.search import most_similar
 from listening.gallery import Gallery
 from training import runs
 from utils import CLIP_SAMPLES, InputError, normalise
-from voices.backend import keras, tf
+from voices.backend import keras
 
 WINDOW_HOP = CLIP_SAMPLES // 2  # samples between the starts of two windows of a long recording
 WINDOWS_PER_PASS = 8
-
-
-@functools.lru_cache(maxsize=1)
-def _compiled(encoder):
-    """Return the encoder as a function of windows, compiled once for any number of them: (B, CLIP_SAMPLES) -> (B, D)."""
-    windows = tf.TensorSpec((None, CLIP_SAMPLES), tf.float32)
-    return tf.function(model.waveform_encoder(encoder), input_signature=[windows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +51,8 @@ class Listener:
         starts = sorted({*range(0, last, WINDOW_HOP), last})
         windows = [recording[start : start + CLIP_SAMPLES] for start in starts]
         passes = [windows[first : first + WINDOWS_PER_PASS] for first in range(0, len(windows), WINDOWS_PER_PASS)]
-        features = np.concatenate([_compiled(self.encoder)(np.stack(some)).numpy() for some in passes])
+        # Not compiled: that would take longer than it saves on some recordings.
+        features = np.concatenate([self.encoder(model.spectrogram(np.stack(some))).numpy() for some in passes])
         return normalise(normalise(features - self.centre).mean(axis=0, keepdims=True))[0]
 
     def decode(self, prediction: np.ndarray) -> np.ndarray:

@@ -25,7 +25,8 @@ from voices.weights import CAMPPLUS
 N_MELS = 80  # mel bands
 LOWEST, HIGHEST = 20.0, SAMPLE_RATE / 2  # Hz, of the mel bands
 PREEMPHASIS = 0.97
-LEAST_POWER = 2.0**-23  # of a mel band, before its logarithm
+LEAST_POWER = 1e-6  # of a mel band, before its logarithm, in mean powers of all bands: the same for soft and loud clips
+SILENCE = 1e-12  # mean power of silent clips
 
 
 def mel_filterbank() -> np.ndarray:
@@ -58,8 +59,10 @@ def mel_frames(spectrograms, filterbank):
     Returns:
         float32 (B, T, N_MELS).
     """
-    mel = tf.math.log(tf.maximum(tf.tensordot(power_spectra(spectrograms), filterbank, 1), LEAST_POWER))
-    return mel - tf.reduce_mean(mel, axis=1, keepdims=True)
+    mel = tf.tensordot(power_spectra(spectrograms), filterbank, 1)
+    mean = tf.maximum(tf.reduce_mean(mel, axis=(1, 2), keepdims=True), SILENCE)
+    bands = tf.math.log(tf.maximum(mel / mean, LEAST_POWER))
+    return bands - tf.reduce_mean(bands, axis=1, keepdims=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -161,6 +164,9 @@ class SpeakerEmbedding(layers.Layer):
     def build(self, _):
         self.filterbank = tf.constant(mel_filterbank())
         self.vector = self.add_weight(shape=(sum(SIZES),), initializer="zeros", name="weights")
+
+    def compute_output_shape(self, shape):
+        return shape[0], UNITS + STATISTICS  # otherwise Keras traces the network to learn it
 
     def call(self, spectrograms):
         embedding, statistics = self.network(mel_frames(spectrograms, self.filterbank))

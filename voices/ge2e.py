@@ -128,6 +128,9 @@ class SpeakerEmbedding(layers.Layer):
             lstm.build((None, WINDOW_FRAMES, inputs))
         self.dense.build((None, DENSE[1]))
 
+    def compute_output_shape(self, shape):
+        return shape[0], UNITS  # otherwise Keras traces the network to learn it
+
     def call(self, spectrograms):
         mel = mel_frames(spectrograms, self.filterbank)  # (B, T, N_MELS)
         size, n_frames = tf.shape(mel)[0], tf.shape(mel)[1]

@@ -150,6 +150,8 @@ def _read_pickles(file) -> tuple[object, dict[str, bytes]]:
     for name in names:
         (size,) = struct.unpack("<q", file.read(8))
         storages[name] = file.read(4 * size)
+        if len(storages[name]) != 4 * size:
+            raise ValueError("the file is cut off")
     return objects, storages
 
 

