@@ -148,7 +148,7 @@ class Options:
     whitening: float = option(
         "weight of small differences between faces in the regression: at 0, plain ridge regression, the directions in which "
         "faces vary most decide; at 1 all directions count alike; choose the value with the best 1:2 on the validation set",
-        0.5,
+        0.25,
         group="only with --encoder speaker",
         metavar="SHARE",
     )

@@ -62,7 +62,7 @@ def test_the_network_is_that_of_the_package_running(layer):
     del network.eval().xvector.dense.nonlinear.relu
     mel = np.stack([mel_bands(431), mel_bands(431)[::-1]])
     with torch.no_grad():
-        expected = network(torch.from_numpy(mel))[..., 0].numpy()
+        expected = network(torch.from_numpy(mel)).numpy()
     np.testing.assert_allclose(layer.network(mel)[0], expected, atol=1e-3)
 
 
@@ -117,7 +117,7 @@ def test_mel_bands_of_real_voices_are_kaldis_running():
     ours = campplus.mel_frames(spectrograms(waveforms), campplus.mel_filterbank()).numpy()
     for waveform, mel in zip(waveforms, ours):
         fbank = kaldi.fbank(torch.from_numpy(waveform[None]), num_mel_bins=80, sample_frequency=16000, dither=0).numpy()
-        assert cosine(mel, fbank - fbank.mean(axis=0)) > 0.9
+        assert cosine(mel, fbank - fbank.mean(axis=0)) > 0.97
 
 
 def test_loudness_changes_nothing(layer):
