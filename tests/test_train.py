@@ -71,6 +71,7 @@ def test_a_run_leaves_options_history_and_weights(tiny_run, demo_data):
         (["--whitening", "2"], "--whitening: expected 0 to 1, found 2.0"),
         (["--clips", "0"], "--clips: expected at least 1, found 0"),
         (["--clips", "7"], "--clips: expected at least --batch-size, 8, found 7"),
+        (["--encoder", "conv", "--embedding", "ge2e"], "--embedding: expected --encoder speaker with it, found --encoder conv"),
         (["--encoder", "conv", "--whitening", "0"], "--whitening: expected --encoder speaker with it, found --encoder conv"),
     ],
 )

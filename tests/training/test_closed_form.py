@@ -201,11 +201,12 @@ def test_the_speaker_encoder_is_fitted_in_closed_form(speaker_run, demo_data):
         moments.add(embeddings[part], found[part][1])
     videos = [utils.video_of(clip) for part in clips for clip in clips[part]]
     x, faces = (np.concatenate([of["train"], of["val"]]) for of in (embeddings, {p: f[1] for p, f in found.items()}))
-    predictions = closed_form.left_out(moments, x, faces, videos, closed_form.PENALTIES, 0.5)
+    predictions = closed_form.left_out(moments, x, faces, videos, closed_form.PENALTIES, train.Options.whitening)
     scores = [rank(voices - centre, faces - centre, videos).matching.mean() for voices in predictions]
     chosen = closed_form.PENALTIES[np.flatnonzero(np.isclose(scores, max(scores)))[-1]]
     kernel, bias = encoder.get_layer("head").get_weights()
-    np.testing.assert_allclose(kernel, next(closed_form.heads(moments, [chosen], 0.5))[0], rtol=1e-3, atol=1e-4)
+    ((expected, _),) = closed_form.heads(moments, [chosen], train.Options.whitening)
+    np.testing.assert_allclose(kernel, expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found["val"][0], embeddings["val"] @ kernel + bias, atol=1e-4)
     (epoch,) = history(speaker_run)
     assert (epoch["epoch"], epoch["step"]) == (0, 0) and epoch["cv_matching"] == pytest.approx(max(scores), abs=2e-3)
