@@ -9,8 +9,11 @@ from conftest import ROOT
 
 import model
 from clips import media
+from voices.weights import CAMPPLUS
 
 PAGE_CLIPS = Path(os.environ.get("PAGE_CLIPS", ROOT / "data" / "page" / "clips"))  # of data/get_page_clips.py
+
+needs_campplus = pytest.mark.skipif(not CAMPPLUS.is_available_here(), reason="no package with CAM++ for this machine")
 
 
 def spectrograms(waveforms):

