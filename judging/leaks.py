@@ -131,5 +131,6 @@ def find_leaks(run: dict, data: Path, parts: dict[str, Part]) -> list[str]:
             else:
                 copied = copies(data, clips, run["clips"][other])
             found += of_copies(clips, copied)
-        found += of_recall(parts[name])
+        if name == "test" or not run["fitted_on_validation"]:
+            found += of_recall(parts[name])
     return list(dict.fromkeys(found))

@@ -145,3 +145,13 @@ def test_few_videos_carry_no_recall():
     """R@1 of 100 % in 20 faces is too good; in 19 there is no interval to say so."""
     assert len(leaks.of_recall(part_with(20, 20))) == 1
     assert leaks.of_recall(part_with(19, 19)) == []
+
+
+@pytest.mark.parametrize("fitted", [True, False])
+def test_a_validation_set_that_the_encoder_is_fitted_on_may_be_found(fitted, monkeypatch):
+    """Its row says so already; of the test set nobody expects it."""
+    monkeypatch.setattr(leaks, "copies", lambda data, unseen, seen: [{}, {}])
+    run = {"clips": {"train": ["t_0"], "val": ["v_0"]}, "fitted_on_validation": fitted}
+    of_parts = {name: part_with(308, 604) for name in ("val", "test")}
+    assert len(leaks.find_leaks(run, None, {"val": of_parts["val"]})) == (0 if fitted else 1)
+    assert len(leaks.find_leaks(run, None, of_parts)) == 1
