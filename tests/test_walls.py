@@ -20,7 +20,6 @@ LOADERS = {
     "clips/fetch.py": ("yt_dlp",),
     "clips/preprocessing.py": ("clips",),
     "faces/vggface.py": ("tf_keras",),
-    "voices/ge2e.py": ("librosa",),
     "clips/speech.py": ("onnxruntime",),
 }
 

@@ -8,11 +8,9 @@ B is the batch size and T the number of spectrogram frames.
 Source: Wan et al., "Generalized End-to-End Loss for Speaker Verification", ICASSP 2018; the package resemblyzer 0.1.4.
 """
 
-import functools
-
 import numpy as np
 
-from utils import FFT_SIZE, SAMPLE_RATE, WINDOW
+from utils import FFT_SIZE, N_BINS, SAMPLE_RATE, WINDOW
 from voices.backend import layers, tf
 from voices.spectra import power_spectra
 from voices.weights import GE2E
@@ -26,16 +24,21 @@ PAUSE_DB = 30.0  # dB below the loudest frame of a clip: quieter frames are paus
 PAUSE_MARGIN = 10  # frames of a pause that are kept on each side of speech
 
 
-@functools.cache
 def mel_filterbank() -> np.ndarray:
     """Return the network's mel filterbank for the power spectra of `model.spectrogram`, float32 (N_BINS, N_MELS).
 
-    The package transforms frames of WINDOW samples; here they are padded to FFT_SIZE, which spreads the same power over more
-    bins.
-    """
-    import librosa  # slow to import, and only --encoder speaker needs it
+    The bands are triangles of equal area over Slaney's mel scale, which is linear below 1 kHz and logarithmic above. The package
+    transforms frames of WINDOW samples; here they are padded to FFT_SIZE, which spreads the same power over more bins.
 
-    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=FFT_SIZE, n_mels=N_MELS).T * np.float32(WINDOW / FFT_SIZE)
+    Source: librosa.filters.mel, which the package calls, and whose import takes a second.
+    """
+    step = np.log(6.4) / 27  # of the logarithm, for each mel
+    mels = np.linspace(0, 15 + np.log(SAMPLE_RATE / 2 / 1000) / step, N_MELS + 2)
+    corners = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(step * (mels - 15)))  # Hz
+    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
+    bins = np.arange(N_BINS)[:, None] * SAMPLE_RATE / FFT_SIZE
+    triangles = np.maximum(0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
+    return (triangles * 2 / (right - left) * WINDOW / FFT_SIZE).astype(np.float32)
 
 
 def mel_frames(spectrograms, filterbank):

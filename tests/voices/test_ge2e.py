@@ -120,6 +120,11 @@ def test_loudness_and_pauses_change_little(layer):
     assert alone @ layer(spectrograms([spoken(220)])).numpy()[0] < 0.9
 
 
+def test_the_filterbank_is_librosas():
+    expected = librosa.filters.mel(sr=16000, n_fft=512, n_mels=40).T * 400 / 512
+    np.testing.assert_allclose(ge2e.mel_filterbank(), expected, rtol=1e-4, atol=1e-9)
+
+
 def test_frames_of_pauses_are_left_out():
     """3 s of a tone, then 3 s of the tone 40 dB softer: the frames of the loud tone are repeated."""
     t = np.arange(96_000) / 16_000
