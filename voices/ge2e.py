@@ -27,8 +27,8 @@ PAUSE_MARGIN = 10  # frames of a pause that are kept on each side of speech
 def mel_filterbank() -> np.ndarray:
     """Return the network's mel filterbank for the power spectra of `model.spectrogram`, float32 (N_BINS, N_MELS).
 
-    The bands are triangles of equal area over Slaney's mel scale, which is linear below 1 kHz and logarithmic above. The package
-    transforms frames of WINDOW samples; here they are padded to FFT_SIZE, which spreads the same power over more bins.
+    The bands are triangles of equal area over Slaney's mel scale, which is linear below 1 kHz and logarithmic above. The
+    package transforms frames of WINDOW samples; here they are padded to FFT_SIZE, which spreads the power over more bins.
 
     Source: librosa.filters.mel, which the package calls, and whose import takes a second.
     """
