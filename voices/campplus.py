@@ -14,9 +14,9 @@ import math
 
 import numpy as np
 
-from utils import FFT_SIZE, N_BINS, SAMPLE_RATE
+from utils import SAMPLE_RATE
 from voices.backend import layers, tf
-from voices.spectra import power_spectra
+from voices.spectra import BINS, power_spectra, triangles
 from voices.weights import CAMPPLUS
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -36,17 +36,13 @@ def mel_filterbank() -> np.ndarray:
 
     Source: github.com/kaldi-asr/kaldi, src/feat/mel-computations.cc.
     """
-    hertz = np.arange(N_BINS) * SAMPLE_RATE / FFT_SIZE
 
     def mel(hertz):
         return 1127 * np.log1p(np.asarray(hertz) / 700)
 
     corners = np.linspace(*mel([LOWEST, HIGHEST]), N_MELS + 2)
-    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
-    bins = mel(hertz)[:, None]
-    triangles = np.maximum(0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
-    preemphasis = np.abs(1 - PREEMPHASIS * np.exp(-2j * np.pi * hertz / SAMPLE_RATE)) ** 2
-    return (triangles * preemphasis[:, None]).astype(np.float32)
+    preemphasis = np.abs(1 - PREEMPHASIS * np.exp(-2j * np.pi * BINS / SAMPLE_RATE)) ** 2
+    return (triangles(corners, mel(BINS)) * preemphasis[:, None]).astype(np.float32)
 
 
 def mel_frames(spectrograms, filterbank):

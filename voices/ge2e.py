@@ -10,9 +10,9 @@ Source: Wan et al., "Generalized End-to-End Loss for Speaker Verification", ICAS
 
 import numpy as np
 
-from utils import FFT_SIZE, N_BINS, SAMPLE_RATE, WINDOW
+from utils import FFT_SIZE, SAMPLE_RATE, WINDOW
 from voices.backend import layers, tf
-from voices.spectra import power_spectra
+from voices.spectra import BINS, power_spectra, triangles
 from voices.weights import GE2E
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -35,10 +35,8 @@ def mel_filterbank() -> np.ndarray:
     step = np.log(6.4) / 27  # of the logarithm, for each mel
     mels = np.linspace(0, 15 + np.log(SAMPLE_RATE / 2 / 1000) / step, N_MELS + 2)
     corners = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(step * (mels - 15)))  # Hz
-    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
-    bins = np.arange(N_BINS)[:, None] * SAMPLE_RATE / FFT_SIZE
-    triangles = np.maximum(0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
-    return (triangles * 2 / (right - left) * WINDOW / FFT_SIZE).astype(np.float32)
+    areas = (corners[2:] - corners[:-2]) / 2
+    return (triangles(corners, BINS) / areas * WINDOW / FFT_SIZE).astype(np.float32)
 
 
 def mel_frames(spectrograms, filterbank):
