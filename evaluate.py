@@ -33,6 +33,7 @@ METRICS, RESULTS = "metrics.json", "results.md"
 # The files of an evaluation in a run's folder.
 FILES = (METRICS, RESULTS, *(f"{name}.*" for name in ("first_hit", "in_top_5", "not_in_top_*", "ranks", "map")))
 
+MEASURED_FACES = 500  # test faces whose craniofacial measures are compared, at most
 RUN_AND_DATA, FIGURES, PICTURES, DECODER, HARDWARE = "run and data", "figures", "pictures", "face decoder", "hardware"
 
 
@@ -85,18 +86,11 @@ class Options:
         metavar="RUN",
     )
     exaggerate: float = option(
-        "multiplies the distance of decoded faces from the mean face; raise it where all faces come out alike (the paper's "
-        "project page shows 1.4), 0 gives the mean face",
+        "multiplies the distance of decoded faces from the mean face; at 1 faces from voices are as varied as faces are; 0 "
+        "gives the mean face",
         1.0,
         group=DECODER,
         metavar="FACTOR",
-    )
-    refinements: int = option(
-        "refinement steps: each shows the face decoded from a voice to the face network and adds what its feature lacks; 0 is "
-        "faster, and right for drawings such as the demo's faces",
-        3,
-        group=DECODER,
-        metavar="N",
     )
     batch_size: int = option(
         "clips in one pass of the voice encoder; lower it when memory runs out", 8, group=HARDWARE, metavar="N"
@@ -109,7 +103,6 @@ class Options:
         check(self.batch_size >= 1, f"--batch-size: expected at least 1, found {self.batch_size}")
         check(self.rows >= 1, f"--rows: expected at least 1, found {self.rows}")
         check(0 <= self.exaggerate <= 10, f"--exaggerate: expected 0 to 10, found {self.exaggerate}")
-        check(self.refinements >= 0, f"--refinements: expected 0 or more, found {self.refinements}")
 
 
 def evaluate(options: Options, folder: Path) -> None:
@@ -135,7 +128,7 @@ def evaluate(options: Options, folder: Path) -> None:
         )
     if run["encoder"] == "conv":
         model.check_batch(options.batch_size, run["width"], utils.N_FRAMES)
-    decode = runs.load_face_decoder(options.decoder, run["feature_size"], options.exaggerate, options.refinements)
+    decode = runs.load_face_decoder(options.decoder, folder, run["feature_size"], options.exaggerate)
     size = run["feature_size"]
     encoder = model.of_whole_and_start(runs.load_encoder(folder, run), utils.frames_in(parts.SHORT_SECONDS))
 
@@ -159,21 +152,50 @@ def evaluate(options: Options, folder: Path) -> None:
         raise InputError(
             f"{data}: expected two videos in a part of the split, found none with more than one; pass more --clips"
         )
-    found = leaks.find_leaks({**run, "clips": seen}, data, judged)
+    found, measured = leaks.find_leaks({**run, "clips": seen}, data, judged), {}
     if decode and "test" in judged:
         found += leaks.of_videos(judged["test"].clips, decode.training_faces, "used to fit the face decoder")
+        measured = craniofacial_of(judged["test"], decode, centre)
 
     print(tables.headline(rows, judged), "", tables.screen_table(rows), "", tables.screen_notes(rows), sep="\n")
+    if measured:
+        print("", tables.as_text(tables.craniofacial_table(measured)), "", tables.CRANIOFACIAL_NOTE, sep="\n")
     for leak in found:
         print(f"LEAK? {leak}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix=".part-evaluation-", dir=folder) as temporary:
         made = Path(temporary)
-        utils.write_json(made / METRICS, {"parts": rows, "leaks": found})
-        utils.save_bytes(made / RESULTS, tables.results(run, folder.name, rows, found).encode())
+        utils.write_json(made / METRICS, {"parts": rows, "leaks": found, "craniofacial": measured})
+        utils.save_bytes(made / RESULTS, tables.results(run, folder.name, rows, found, measured).encode())
         labels = {part: tables.label_of(part, row) for part, row in rows.items()}
         pictures.draw_pictures(made, data, judged, labels, centre, options.rows, decode, options.format)
         for path in publish(made, folder):
             print(path)
+
+
+def craniofacial_of(part, decode, centre) -> dict[str, dict]:
+    """Correlate craniofacial measures of faces decoded from voices with those of faces decoded from the true features.
+
+    Args:
+        part: judging.parts.Part; MEASURED_FACES of its clips at most are measured, spread over it.
+        decode: faces.portraits.FaceDecoder.
+        centre: float32 (D,), of the run.
+
+    Returns:
+        Of `judging.craniofacial.correlations`, as dictionaries; empty with too few faces.
+    """
+    import numpy as np
+
+    from faces.portraits import landmarks_in
+    from judging import craniofacial
+
+    some = np.unique(np.linspace(0, len(part.clips) - 1, MEASURED_FACES).round().astype(int))
+    if len(some) < craniofacial.LEAST_FACES:
+        least = craniofacial.LEAST_FACES
+        print(f"evaluate: fewer than {least} test faces, no correlations of craniofacial measures", file=sys.stderr)
+        return {}
+    from_voices, from_faces = decode.from_voices(part.voices[some] - centre), decode(part.faces[some])
+    found = craniofacial.correlations(landmarks_in(from_voices), landmarks_in(from_faces))
+    return {name: dataclasses.asdict(of) for name, of in found.items()}
 
 
 def files_of_evaluation(folder: Path) -> list[Path]:

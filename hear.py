@@ -5,6 +5,7 @@ the run's data, or from photos; without either, or without a decoder, the other 
 checkpoints/<run>/heard/
 
     <recording>.png            the face decoded from the voice
+    <recording>-samples.png    with --samples, faces drawn at random from those that the voice leaves possible
     <recording>-similar.png    the most similar faces, for all recordings in one picture
 
 and replaces no file of other content: -2, -3, ... is added to the name instead.
@@ -24,7 +25,10 @@ import utils
 from utils import InputError, check, option
 
 TOP = 5  # faces listed for a recording
+SAMPLES_A_ROW = 4  # of them
+MOST_SAMPLES = 64  # faces drawn for a recording
 MAX_NAME_BYTES = 200  # of a recording's name, in the names of its pictures
+DECODED = "decoded from\nthe voice"  # heading
 RUN, CHOICE, FACE, PICTURE = "run", "faces to choose from", "decoded face", "picture of the most similar faces"
 
 
@@ -63,16 +67,15 @@ class Options:
         metavar="RUN",
     )
     exaggerate: float = option(
-        "multiplies the distance of the decoded face from the mean face; raise it where all faces come out alike (the paper's "
-        "project page shows 1.4), 0 gives the mean face",
+        "multiplies the distance of the decoded face from the mean face; at 1 faces from voices are as varied as faces are; 0 "
+        "gives the mean face",
         1.0,
         group=FACE,
         metavar="FACTOR",
     )
-    refinements: int = option(
-        "refinement steps: each compares the decoded face's own feature with the predicted one and decodes again with what was "
-        "missing; 0 is faster, and right for the demo's sketched faces",
-        3,
+    samples: int = option(
+        "draw this many faces at random from those that the voice leaves possible, beside the likeliest one",
+        0,
         group=FACE,
         metavar="N",
     )
@@ -86,7 +89,7 @@ class Options:
         check(not (self.data and (self.match or self.among)), f"--data: expected without {chosen}, found both")
         check(self.clips >= 2, f"--clips: expected 2 or more, found {self.clips}")
         check(0 <= self.exaggerate <= 10, f"--exaggerate: expected 0 to 10, found {self.exaggerate}")
-        check(self.refinements >= 0, f"--refinements: expected 0 or more, found {self.refinements}")
+        check(0 <= self.samples <= MOST_SAMPLES, f"--samples: expected 0 to {MOST_SAMPLES}, found {self.samples}")
 
 
 def check_paths(options: Options) -> Path:
@@ -158,19 +161,34 @@ def listen(options: Options, folder: Path, recordings: list, photos: list[Path])
             if options.data:
                 raise
             print(f"hear: no list of similar faces: {error}", file=sys.stderr)  # a run is of use without its data
-    loaded = listener.load(folder, options.decoder, options.exaggerate, options.refinements, needs_faces=faces is None)
+    loaded = listener.load(folder, options.decoder, options.exaggerate, needs_faces=faces is None)
+    if options.samples and not loaded.face_decoder:
+        raise InputError("--samples: expected a face decoder with it, found none; make one with python train.py decoder")
+
+    def save_grid(name, *grid):
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / f"{name}.{options.format}"
+            pictures.draw_grid(path, *grid)
+            print(utils.save_new(folder / "heard" / path.name, path.read_bytes()))
 
     predictions = np.stack([loaded.predict(recording) for recording in recordings])
     columns = {"recording": [utils.printable(path.name) for path in options.recordings]}
     if loaded.face_decoder:
         decoded = [loaded.decode(prediction) for prediction in predictions]
-        columns["decoded from\nthe voice"] = [pictures.Shown(picture, "") for picture in decoded]
+        columns[DECODED] = [pictures.Shown(picture, "") for picture in decoded]
     if faces:
         numbers, cosines = loaded.most_similar(predictions, faces, TOP)
     for row, path in enumerate(options.recordings):
         if loaded.face_decoder:
             png = cv2.imencode(".png", decoded[row][..., ::-1])[1].tobytes()
             print(utils.save_new(folder / "heard" / f"{picture_name(path)}.png", png))
+        if loaded.face_decoder and options.samples:
+            drawn = [pictures.Shown(picture, "") for picture in loaded.samples(predictions[row], options.samples)]
+            parts = [drawn[first : first + SAMPLES_A_ROW] for first in range(0, len(drawn), SAMPLES_A_ROW)]
+            left = [columns[DECODED][row], *[""] * (len(parts) - 1)]
+            rows = [pictures.Query([first], part) for first, part in zip(left, parts)]
+            title = "people who sound like this: faces drawn at random from those that the voice leaves possible"
+            save_grid(f"{picture_name(path)}-samples", title, [DECODED], "samples", rows)
         if options.match:
             better, worse = (utils.printable(options.match[number]) for number in numbers[row])
             margin = cosines[row, 0] - cosines[row, 1]
@@ -186,10 +204,8 @@ def listen(options: Options, folder: Path, recordings: list, photos: list[Path])
             title = f"which of two faces: {' or '.join(faces.names)}"
         found = pictures.as_shown(numbers, cosines, faces.image)
         rows = [pictures.Query(list(left), of_row) for *left, of_row in zip(*columns.values(), found)]
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / f"{picture_name(options.recordings[0])}-similar.{options.format}"
-            pictures.draw_grid(path, title, list(columns), "retrieved from the voice", rows)
-            print(utils.save_new(folder / "heard" / path.name, path.read_bytes()))
+        name = f"{picture_name(options.recordings[0])}-similar"
+        save_grid(name, title, list(columns), "retrieved from the voice", rows)
 
 
 @utils.reporting_errors

@@ -12,6 +12,7 @@ Reads the training and validation clips that preprocess.py wrote under --data. W
     curves.png         loss and recall over the epochs
     tensorboard/       the same for TensorBoard, and the loss of each step
     best.weights.h5    the weights of the epoch with the least validation loss
+    likely.npz         what faces a voice makes likely, for decoded faces
     last.weights.h5    the last weights and the state of the training, for --resume
 
 The face decoder, which turns a face feature into a picture, is trained by `train.py decoder`, with options of its own.
@@ -43,7 +44,6 @@ Reads the training and validation faces that preprocess.py wrote under --data. W
     centre.pkl         the mean face feature of the training faces
     history.jsonl      one object an epoch; epoch 0 is the closed form
     best.weights.h5    the weights of the epoch with the least validation loss
-    correction.pkl     the correction of the refinement steps of evaluate.py and hear.py
     decoded.png        faces of the validation set, true and decoded from their features
 
     python train.py decoder
@@ -88,10 +88,7 @@ class Options:
         group="run",
     )
     save_minutes: float = option(
-        "minutes between checkpoints within an epoch; each epoch also ends with one",
-        15.0,
-        group="run",
-        metavar="MINUTES",
+        "minutes between checkpoints within an epoch; each epoch also ends with one", 15.0, group="run", metavar="MINUTES"
     )
     format: str = option("file format of the curves", "png", group="run", choices=PICTURES)
     seed: int = option(
@@ -341,8 +338,9 @@ def train_encoder(options: Options) -> None:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when a checkpoint is written.
     """
     from clips import packs
+    from faces import likely
     from training import closed_form, epochs, runs, setup, steps
-    from training.batches import training_batches
+    from training.batches import predict_features, training_batches
 
     folder = utils.run_folder(options.run)
     if options.resume:
@@ -351,6 +349,7 @@ def train_encoder(options: Options) -> None:
         clips, feature_size = setup.choose_clips(options.data, options.clips, options.batch_size, options.seed)
         centre = setup.choose_centre(options.centre, options.data, clips["train"], feature_size, options.seed)
     n_train = len(clips["train"])
+    population = setup.population(options.data, clips["train"], len(centre), options.seed)
     setup.describe(clips, len(centre), options)
     strategy = setup.strategy(options)
     options = setup.with_precision(options)
@@ -372,15 +371,15 @@ def train_encoder(options: Options) -> None:
             if chief:
                 runs.save_weights(folder / utils.LAST_WEIGHTS, training.encoder, training.state, progress)
 
-        def end_epoch(number, train_loss, n_clips, predicted=None, **more):
+        def end_epoch(number, train_loss, n_clips, predicted, unseen, **more):
             """Validate, save and write history, with `more` in the record of the epoch. Returns the record."""
-            scores = epochs.validate(
-                training.encoder, training.loss, centre, options.data, clips["val"], options.batch_size, predicted
-            )
+            scores = epochs.validate(predicted, training.loss, centre, clips["val"], options.batch_size)
             rate = float(training.optimizer.learning_rate)
             record = epochs.record_epoch(progress, number, train_loss, n_clips, rate, {**scores, **more})
             if record["val_loss"] < progress.best_loss:
                 progress.best_epoch, progress.best_loss = number, record["val_loss"]
+                voices, faces = unseen
+                likely.fit(utils.normalise(voices - centre), faces, population).save(folder / utils.LIKELY)
                 runs.save_weights(folder / utils.BEST_WEIGHTS, training.encoder)
             save()
             epochs.write_history(folder, progress.history, options.format)
@@ -402,7 +401,7 @@ def train_encoder(options: Options) -> None:
                 )
                 progress.seconds = seconds = time.perf_counter() - started
                 more = {"cv_matching": fitted.matching} if fitted.cross_validated else {}
-                end_epoch(0, fitted.train_loss, n_train, fitted.validation, **more)
+                end_epoch(0, fitted.train_loss, n_train, fitted.validation, fitted.unseen, **more)
                 print(epochs.line_of_closed_form(seconds, fitted), flush=True)
             timed = say_time if chief else None
             with epochs.noting_signals() as signals:
@@ -414,7 +413,8 @@ def train_encoder(options: Options) -> None:
                     timed = None
                     if chief:
                         number, train_loss = progress.step // n_steps, progress.loss_sum / n_steps
-                        record = end_epoch(number, train_loss, n_steps * options.batch_size)
+                        predicted = predict_features(training.encoder, options.data, clips["val"], len(centre))
+                        record = end_epoch(number, train_loss, n_steps * options.batch_size, predicted, predicted)
                         print(epochs.line_of_epoch(record, options.epochs), flush=True)
     if progress.step < last_step:
         raise KeyboardInterrupt

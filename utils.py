@@ -60,7 +60,7 @@ CHECKPOINTS = Path("checkpoints")
 VOICE_RUN, DECODER_RUN = "base", "decoder"  # the runs used where none is named
 # Files in the folder of a run.
 OPTIONS, CLIPS, CENTRE, HISTORY = "options.json", "clips.json", "centre.pkl", "history.jsonl"
-CORRECTION = "correction.pkl"
+LIKELY = "likely.npz"
 UNFINISHED = ".part-"  # how the name of a file begins that is being written
 LEFTOVER_SECONDS = 86_400  # s, age at which unfinished files count as those of a killed process
 BEST_WEIGHTS, LAST_WEIGHTS = "best.weights.h5", "last.weights.h5"

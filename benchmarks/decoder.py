@@ -21,14 +21,12 @@ import cv2
 import numpy as np
 
 import utils
-from benchmarks.authors import CENTRE_CLIPS, published_features
+from benchmarks import decoded_voices, judges
 from benchmarks.measuring import seconds_of
 from clips import feature_files, media
-from faces import decoder, decoder_statistics, refinement, textures
-from judging.intervals import mean_interval, median_interval, resample
+from faces import decoder, decoder_statistics, textures
 from judging.ranks import rank, recall_at_k
 from training import runs
-from training.batches import predict_features
 from voices.backend import keras, tf
 
 GALLERY = 500  # faces to choose from, or as many as the test part has, if that is more
@@ -36,7 +34,7 @@ KS = (1, 5, 10)
 SHARPNESS_SIDE = 128  # pixels, of the face whose sharpness is measured
 PLAIN_SIDE, PLAIN_TEXTURE, PLAIN_LANDMARKS = 128, 200, 30  # the plain decoder: pixels, principal components
 PLAIN_PENALTY = 0.1  # of its ridge, a share of the features' mean variance
-PLAIN_FRAME = (0.19, 0.97), (0.11, 0.89)  # rows and columns that the plain decoder uses, as a fraction of the picture
+PLAIN_FRAME = (0.18, 0.885), (0.147, 0.853)  # rows and columns that the plain decoder uses, as a fraction of the picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +43,16 @@ class Options:
     run: str = utils.option("run of python train.py decoder, on that data", metavar="RUN")
     voices: tuple[str, ...] = utils.option("runs of voice encoders, each on its own split", (), nargs="+", metavar="RUN")
     authors: Path | None = utils.option("folder of the paper's own pictures of the voices' clips", None, metavar="FOLDER")
-    refinements: int = utils.option("refinement steps for faces decoded from voices", 3, metavar="N")
+    sheet: int = utils.option(
+        "draw this many unseen speakers of the first of --voices, with their faces in all ways, in the folder of --run",
+        0,
+        metavar="N",
+    )
 
     def __post_init__(self):
         utils.check(not self.authors or bool(self.voices), "--authors: expected --voices with it, found none")
-        utils.check(self.refinements >= 0, f"--refinements: expected 0 or more, found {self.refinements}")
+        utils.check(not self.sheet or bool(self.voices), "--sheet: expected --voices with it, found none")
+        utils.check(self.sheet >= 0, f"--sheet: expected 0 or more, found {self.sheet}")
 
 
 def face_sharpness(picture: np.ndarray, landmarks: np.ndarray, reference: np.ndarray) -> float:
@@ -88,13 +91,13 @@ def read_photos(data: Path, names: list[str], feature_size: int, reference: np.n
     rows = []
     for name in names:
         landmarks = feature_files.load_landmarks(data, name)
-        picture, _, shape = textures.align(media.read_portrait(data, name), landmarks, reference)
+        picture, inside, shape = textures.align(media.read_portrait(data, name), landmarks, reference)
         texture = textures.to_reference(picture, shape, reference)
-        covariates = textures.shape_covariates(shape), textures.light_covariates(texture, reference)
+        covariates = textures.covariates_of(shape, inside, texture, reference)
         small = cv2.resize(texture[plain_frame()], (PLAIN_SIDE, PLAIN_SIDE), interpolation=cv2.INTER_AREA)
         feature = feature_files.load_embedding(data, name, feature_size)
         sharpness = face_sharpness(picture, shape, reference)
-        rows.append((feature, shape, np.concatenate(covariates), small.ravel(), sharpness))
+        rows.append((feature, shape, covariates, small.ravel(), sharpness))
     return Photos(*map(np.stack, zip(*rows)))
 
 
@@ -147,19 +150,21 @@ def print_decoder(decode, landmarks, one_pass, photos: Photos, people, gallery, 
     Args:
         decode, landmarks: functions from features to pictures and to landmarks; one_pass: `decode`, for its time.
         photos: the queries.
-        people, gallery: the person of each face in the gallery, and their features; the queries come first.
+        people: the person of each face in the gallery; the queries come first.
+        gallery: name of a judge -> its features of these faces, and their origin.
         truths: name -> (N, 68, 2), the true landmarks.
         centre: of the features.
         reference: the mean shape.
     """
     n = len(photos.features)
     pictures, shapes = decode(photos.features), landmarks(photos.features)
-    found = refinement.feature_extractor(len(centre))(pictures) - centre
-    queries = np.zeros_like(gallery)  # zeros, where no face was found, are similar to no face
-    queries[:n] = np.nan_to_num(found)
-    ranks = rank(queries, gallery - centre, people).ranks[:n]
-    print(f"    {'  '.join(f'R@{k} {100 * recall_at_k(ranks, k):.1f} %' for k in KS)}; ", end="")
-    print(f"a face is found in {100 * np.mean(np.isfinite(found[:, 0])):.1f} % of the pictures")
+    for judge, (of_gallery, origin) in gallery.items():
+        found = judges.load(judge)(pictures) - origin
+        queries = np.zeros_like(of_gallery)  # zeros, where no face was found, are similar to no face
+        queries[:n] = np.nan_to_num(found)
+        ranks = rank(queries, np.nan_to_num(of_gallery - origin), people).ranks[:n]
+        print(f"    {judge}: {'  '.join(f'R@{k} {100 * recall_at_k(ranks, k):.1f} %' for k in KS)}; ", end="")
+        print(f"a face is found in {100 * np.mean(np.isfinite(found[:, 0])):.1f} % of the pictures")
     for name, truth in truths.items():
         ours, mean = (np.linalg.norm(of - truth, axis=-1).mean() for of in (shapes, landmarks(centre[None])))
         print(f"    landmarks, {name}: off by {ours:.2f} pixels of {pictures.shape[1]}, its mean face by {mean:.2f}")
@@ -178,13 +183,16 @@ def unseen_photos(data: Path, run: dict, network) -> None:
     reference = textures.reference_shape(np.stack([feature_files.load_landmarks(data, name) for name in run["clips"]["train"]]))
     training, photos = (read_photos(data, part, size, reference) for part in (run["clips"]["train"], test))
     others = names["val"][:n_others]
-    gallery = np.stack([feature_files.load_embedding(data, name, size) for name in test + others])
+    shown = [media.read_portrait(data, name) for name in test + others]
+    of_judge = judges.load(judges.SFACE)(shown)
+    gallery = {
+        "dlib": (np.stack([feature_files.load_embedding(data, name, size) for name in test + others]), centre),
+        judges.SFACE: (of_judge, np.nanmean(of_judge, axis=0)),
+    }
     people = [utils.video_of(name) for name in test + others]
-    print(
-        f"photos: {len(training.features)} for training, {len(test)} of unseen people as queries, among {len(gallery)} faces:"
-    )
+    print(f"photos: {len(training.features)} for training, {len(test)} of unseen people as queries, among {len(people)} faces:")
     print(f"    their own and {len(others)} of the validation set, by which the closed form chooses nothing; chance: ", end="")
-    print(", ".join(f"R@{k} {100 * k / len(gallery):.1f} %" for k in KS), flush=True)
+    print(", ".join(f"R@{k} {100 * k / len(people):.1f} %" for k in KS), flush=True)
     truths = {
         "symmetric, in canonical pose": in_canonical_pose(photos, training, centre),
         "symmetric, as they are": textures.symmetric(photos.shapes),
@@ -203,87 +211,6 @@ def unseen_photos(data: Path, run: dict, network) -> None:
     print_decoder(decode, landmarks, decode, photos, people, gallery, truths, centre, reference)
 
 
-def features_of_pictures(
-    decode, voices: np.ndarray, faces: np.ndarray, centre: np.ndarray, authors: Path | None, clips
-) -> dict:
-    """Return the features of all pictures to be compared, each (N, 128), by the source and the maker of the pictures.
-
-    Args:
-        decode: a refinement.FaceDecoder.
-        voices, faces: features predicted from the voices, less `centre`, and features of the true faces.
-        centre: of the run of the voice encoder.
-        authors: folder with the paper's own pictures, or None; clips: names of them.
-    """
-
-    extract, found = refinement.feature_extractor(128), {}
-    unrefined = dataclasses.replace(decode, refinements=0)
-    pictures = {
-        "the voice": {
-            "decoded": unrefined.from_voices(voices, centre),
-            "decoded, refined": decode.from_voices(voices, centre),
-        },
-        "the true face": {"decoded": decode(faces)},
-    }
-    for made_of, folder in (("the voice", "voice_to_face"), ("the true face", "face_to_face")):
-        for way, of_way in pictures[made_of].items():
-            found[made_of, way] = extract(of_way)
-        if authors:
-            found[made_of, "the paper's own"] = published_features(authors, folder, clips)
-    return found
-
-
-def rank_pictures(folder: Path, decode, authors: Path | None):
-    """Rank the true faces of a voice encoder's unseen speakers by their similarity to decoded pictures.
-
-    Returns:
-        The rankings in the test part, named as in `features_of_pictures`, and one for the predicted feature itself; the videos;
-        and for each ranking which pictures have a face, bool (N,).
-    """
-    run = runs.read_run(folder)
-    data, size = Path(run["data"]), run["feature_size"]
-    test = utils.split_clips(feature_files.ready_clips(data), run["seed"])["test"]
-    training = utils.sample_clips(run["clips"]["train"], CENTRE_CLIPS, run["seed"])
-    clips, n = test + training, len(test)
-    voices, faces = predict_features(runs.load_encoder(folder, run), data, clips, size, 8)
-    found = {("the voice", "the feature, no picture"): voices[:n] - run["centre"]}
-    for name, features in features_of_pictures(decode, voices - run["centre"], faces, run["centre"], authors, clips).items():
-        found[name] = features[:n] - np.nanmean(features[n:], axis=0)  # pictures have a mean of their own
-    videos = [utils.video_of(clip) for clip in test]
-    rankings = {name: rank(np.nan_to_num(features), faces[:n] - run["centre"], videos) for name, features in found.items()}
-    return rankings, videos, {name: np.isfinite(features[:, 0]) for name, features in found.items()}
-
-
-def unseen_voices(folders: list[Path], decode, authors: Path | None) -> None:
-    """Measure faces decoded from the voices of unseen speakers, all runs together."""
-    of_runs = [rank_pictures(folder, decode, authors) for folder in folders]
-    galleries = [len(videos) for _, videos, _ in of_runs]
-    found = {name: np.concatenate([has[name] for *_, has in of_runs]) for name in of_runs[0][2]}
-    kept = np.logical_and.reduce(list(found.values()))
-    videos = np.concatenate([videos for _, videos, _ in of_runs])[kept]
-    resamples = resample(videos)
-    print(
-        f"voices: {len(kept)} of unseen speakers in {len(folders)} runs, {np.sum(~kept)} left out for a picture without ",
-        end="",
-    )
-    print(f"a face; the others are from {len(set(videos))} videos;")
-    print(f"    galleries of {', '.join(map(str, galleries))} true faces; chance: 1:2 50 %, median rank 50 % of the gallery")
-    print("    in brackets 95 % intervals, bootstrap over videos; the last column: 1:2 less that of the paper's own, points")
-
-    def cell(values, digits=".1f", mean=np.mean, interval=mean_interval):
-        return "{:{d}} ({:{d}} to {:{d}})".format(*(100 * v for v in (mean(values), *interval(values, resamples))), d=digits)
-
-    matching, places = (
-        {name: np.concatenate([value(rankings[name]) for rankings, *_ in of_runs])[kept] for name in found}
-        for value in (lambda ranking: ranking.matching, lambda ranking: ranking.ranks / ranking.gallery)
-    )
-    print(f"{'source':15}{'picture':25}{'faces':>6}  {'1:2 in %':24}{'median rank, %':21}difference")
-    for made_of, by in found:
-        name, own = (made_of, by), (made_of, "the paper's own")
-        gain = cell(matching[name] - matching[own], "+.1f") if own in matching and by.startswith("decoded") else ""
-        median = cell(places[name], mean=np.median, interval=median_interval)
-        print(f"{made_of:15}{by:25}{found[name].sum():6}  {cell(matching[name]):24}{median:21}{gain}".rstrip())
-
-
 def run(options: Options) -> None:
     folder = utils.existing_run(options.run)
     run = runs.read_run(folder, "decoder")
@@ -294,5 +221,4 @@ def run(options: Options) -> None:
     unseen_photos(options.data, run, runs.load_decoder(folder, run))
     if options.voices:
         folders = [utils.existing_run(name) for name in options.voices]
-        decode = runs.load_face_decoder(str(folder.absolute()), run["feature_size"], 1.0, options.refinements)
-        unseen_voices(folders, decode, options.authors)
+        decoded_voices.report(folders, folder.absolute(), options.authors, options.sheet)

@@ -1,1 +1,1 @@
-"""Faces: VGG-Face, textures, the face decoder and its statistics, refinement."""
+"""Faces: VGG-Face, segmentation, textures, the face decoder and its statistics, likely faces, portraits."""

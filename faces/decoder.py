@@ -3,43 +3,80 @@
 The decoder predicts landmarks and texture apart, each as a linear function of the feature, and joins them by a differentiable
 warp. Its weights are the statistics of `decoder_statistics.fit`; gradient descent may train them further.
 
-B is the batch size, S the side of a picture in pixels, D the size of a face feature. Landmarks are (68, 2), pixels.
+B is the batch size, S the side of a picture in pixels, M the size of half a texture, D the size of a face feature. Landmarks
+are (68, 2), pixels.
 
 Source: Cole et al., "Synthesizing Normalized Faces from Facial Identity Features", CVPR 2017.
 """
 
 import functools
-import math
 
+import cv2
 import numpy as np
 
 from faces import decoder_statistics, textures
-from faces.textures import HALF, SIDE
+from faces.textures import DISTANCE_ZERO, HALF_SIZE, SIDE
 from utils import N_LANDMARKS
 from voices.backend import keras, layers, tf
 
-BACKGROUND = 235  # grey value, 0 to 255
-LEAST_SHARE = 0.2  # of the head in a pixel: the smallest divisor of its colour
-HALF_SHARE = 0.45  # of the head in a pixel that is composed half of head, half of background
-EDGE = 6.0  # slope of the composition around HALF_SHARE: the mean share over people has too soft an edge
+# The background, RGB, 0 to 255: a grey wall, lit in the middle.
+WALL, WALL_DARKER, WALL_MIDDLE = (236, 234, 229), 95, (0.5, 0.42)
+LEAST_SKIN, LEAST_HAIR = 0.15, 0.08  # shares of a pixel, the smallest divisors of the colours
+OUTLINE_WIDTH = 1.6  # pixels, from background to person
+HALF_HAIR, HAIR_STEEPNESS = 0.42, 2.4  # share of hair where hair and skin are mixed half and half; slope of the mixture
+# Strands of hair, which no average over people shows: how much they change its brightness, and the share at its edge.
+STRAND_CONTRAST, STRAND_EDGE = 0.10, 0.035
+STRANDS = (14, 0.45), (45, 0.6), (90, 0.5)  # across half of the head: number and weight of coarse, middle and fine ones
+STRAND_BENDS = 8  # places along a strand where its brightness changes
+CROWN, CROWN_HEIGHT, HALF_HEAD = 0.04, 0.22, 0.30  # of the side: where strands begin; how soon they hang; then how far apart
 DECODING_BATCH = 32  # features decoded at a time
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Layers.
 
 
-class Compose(layers.Layer):
-    """Composes half textures, see HALF, with a plain background, and adds the left halves.
+def background() -> np.ndarray:
+    """Return the picture behind all faces, float32 (S, S, 3), RGB, 0 to 255."""
+    y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE
+    distance = np.hypot(x - WALL_MIDDLE[0], y - WALL_MIDDLE[1])
+    return (np.array(WALL) - WALL_DARKER * distance[..., None] ** 1.5).astype(np.float32)
 
-    float32 (B, S, S / 2, 4), 0 to 255 -> float32 (B, S, S, 3), RGB, 0 to 255.
+
+@functools.cache
+def strands() -> np.ndarray:
+    """Return strands of hair that fall from the crown to both sides, the same on every head: float32 (S, S, 1).
+
+    Noise of mean 0 and, but for the crown, standard deviation about 1. It says nothing about a person.
+    """
+    y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE
+    below = np.maximum(y - CROWN, 1 / SIDE)
+    strand = np.abs(x - 0.5) / (HALF_HEAD * np.tanh(below / CROWN_HEIGHT) ** 0.7 + 0.02)  # 1 at the side of the head
+    width, rng, noise = 8 * SIDE, np.random.default_rng(0), np.zeros((SIDE, SIDE), np.float32)
+    across = np.float32((strand / 2).clip(0, 1) * (width - 1))
+    for number, weight in STRANDS:
+        random = rng.normal(size=(STRAND_BENDS, 2 * number)).astype(np.float32)
+        smooth = cv2.resize(random, (width, SIDE), interpolation=cv2.INTER_CUBIC)
+        noise += weight * cv2.remap(smooth, across, np.float32(y * SIDE - 0.5), cv2.INTER_LINEAR)
+    noise = (noise - noise.mean()) / noise.std()
+    return np.float32(noise * ((y - CROWN) / CROWN_HEIGHT).clip(0.15, 1))[..., None]
+
+
+class Compose(layers.Layer):
+    """Composes half textures, see `textures.HALVES`, to a picture: background, person, hair with `strands`.
+
+    float32 (B, M), 0 to 255 -> float32 (B, S, S, 3), RGB, 0 to 255.
     """
 
-    def call(self, half):
-        share = half[..., 3:] / 255
-        colour = half[..., :3] / tf.clip_by_value(share, LEAST_SHARE, 1.0)
-        steep = tf.clip_by_value((share - HALF_SHARE) * EDGE + 0.5, 0.0, 1.0)
-        half = tf.clip_by_value(colour, 0.0, 255.0) * steep + BACKGROUND * (1 - steep)
-        return textures.both_halves(half, tf.concat)
+    def call(self, halves):
+        maps = {name: textures.both_halves(half, tf.concat) for name, half in textures.maps_of(halves, tf.reshape).items()}
+        outline, hair = (tf.image.resize(maps[name], (SIDE, SIDE)) for name in ("outline", "hair"))
+        share = hair[..., 3:] / 255
+        person = maps["skin"] / tf.clip_by_value(outline[..., :1] / 255, LEAST_SKIN, 1.0)
+        hair = hair[..., :3] / tf.clip_by_value(share, LEAST_HAIR, 1.0) * (1 + STRAND_CONTRAST * strands())
+        of_hair = tf.clip_by_value((share + STRAND_EDGE * strands() - HALF_HAIR) * HAIR_STEEPNESS + 0.5, 0.0, 1.0)
+        of_person = tf.clip_by_value((outline[..., 1:] - DISTANCE_ZERO) / OUTLINE_WIDTH + 0.5, 0.0, 1.0)
+        person = tf.clip_by_value(person, 0.0, 255.0) * (1 - of_hair) + tf.clip_by_value(hair, 0.0, 255.0) * of_hair
+        return person * of_person + background() * (1 - of_person)
 
 
 def sample_bilinear(pictures, x, y):
@@ -119,14 +156,13 @@ def face_decoder(feature_size: int, rank: int) -> keras.Model:
         rank: coefficients of the texture.
 
     Returns:
-        Model from float32 (B, D) to float32 (B, S, S, 3), RGB, 0 to 255. The layer "half" gives half the texture,
-        (B, S, S / 2, 4), and "landmarks" the landmarks, (B, 68, 2).
+        Model from float32 (B, D) to float32 (B, S, S, 3), RGB, 0 to 255. The layer "texture_basis" gives half the texture,
+        (B, M), and "landmarks" the landmarks, (B, 68, 2).
     """
     exact = {"dtype": "float32"}
     feature = keras.Input((feature_size,), dtype="float32", name="feature")
     coefficients = layers.Dense(rank, name="texture_coefficients", **exact)(feature)
-    half = layers.Dense(math.prod(HALF), name="texture_basis", **exact)(coefficients)
-    half = layers.Reshape(HALF, name="half", **exact)(half)
+    half = layers.Dense(HALF_SIZE, name="texture_basis", **exact)(coefficients)
     landmarks = layers.Dense(N_LANDMARKS * 2, name="landmark_slopes", **exact)(feature)
     landmarks = layers.Reshape((N_LANDMARKS, 2), name="landmarks", **exact)(landmarks)
     picture = Warp(name="warp", **exact)(Compose(name="texture", **exact)(half), landmarks)
@@ -161,6 +197,24 @@ def decode(decoder: keras.Model, features: np.ndarray) -> np.ndarray:
     """
     batches = [features[start : start + DECODING_BATCH] for start in range(0, len(features), DECODING_BATCH)]
     return np.concatenate([_compiled(decoder)(tf.constant(batch, tf.float32)).numpy() for batch in batches])
+
+
+VISIBLE_SIDE = 64  # pixels, of the pictures in which `visible_changes` are seen
+VISIBLE_BLUR = 1.5  # pixels
+
+
+def visible_changes(decoder: keras.Model) -> np.ndarray:
+    """Return how the skin of decoded faces changes with the feature, seen from afar, before all landmarks move it.
+
+    Returns:
+        float32 (D, P): the change of P values of RGB in the face, for each unit of each number of a feature.
+    """
+    kernel, basis = (decoder.get_layer(name).get_weights()[0] for name in ("texture_coefficients", "texture_basis"))
+    skin = textures.both_halves(textures.maps_of(basis)["skin"])
+    face = cv2.resize(textures.face_hull(decoder.get_layer("warp").get_weights()[0]), (VISIBLE_SIDE, VISIBLE_SIDE))
+    small = [cv2.resize(picture, (VISIBLE_SIDE, VISIBLE_SIDE), interpolation=cv2.INTER_AREA) for picture in skin]
+    blurred = np.stack([cv2.GaussianBlur(picture, (0, 0), VISIBLE_BLUR)[face > 0].ravel() for picture in small])
+    return kernel @ blurred
 
 
 def first_layer(decoder: keras.Model):

@@ -1,7 +1,8 @@
 """The statistics of the face decoder: textures and landmarks as linear functions of the face feature.
 
-Textures and landmarks are regressed on the face feature *and* on the covariates: pose, mouth, light and blur. A decoded face
-has canonical covariates: it is frontal, neutral and sharp. Its left half is the mirror image of the right half.
+Textures and landmarks are regressed on the face feature *and* on the covariates: pose, mouth, glasses, light and blur. A
+decoded face has canonical covariates: it is frontal, neutral, sharp and without glasses. Its left half is the mirror image of
+the right half.
 The statistics are the weights of the Keras model `decoder.face_decoder`.
 
 N is the number of photos and D the size of a face feature; S, M and C are those of `textures`, which prepares the photos.
@@ -18,7 +19,7 @@ import cv2
 import numpy as np
 import scipy.linalg
 
-from faces.textures import COVARIATES, HALF, SIDE, both_halves, face_hull, symmetric
+from faces.textures import COVARIATES, EYE_DISTANCE, HALF_SIZE, SIDE, both_halves, face_hull, maps_of, symmetric
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Canonical covariates and weights of photos.
@@ -32,7 +33,7 @@ WEIGHT_YAW, LEAST_WEIGHT = 0.2, 0.3  # of `quality`: the yaw that divides a weig
 
 
 def canonical_covariates(covariates: np.ndarray) -> np.ndarray:
-    """Return the covariates of a frontal, neutral and sharp photo, (C,), given those of all photos, (N, C).
+    """Return the covariates of a frontal, neutral and sharp photo without glasses, (C,), given those of all photos, (N, C).
 
     They stay within FURTHEST of the mean: regression cannot extrapolate to photos unlike all others.
     """
@@ -40,7 +41,7 @@ def canonical_covariates(covariates: np.ndarray) -> np.ndarray:
     neutral = (of["opening"] < NEUTRAL_OPENING) & (of["smile"] < np.median(of["smile"])) & (np.abs(of["yaw"]) < FRONTAL_YAW)
     if neutral.sum() < LEAST_CANONICAL:  # too few: take the photos with the smallest opening
         neutral = of["opening"].argsort()[:LEAST_CANONICAL]
-    fixed = {name: 0.0 for name in ("yaw", "yaw squared")}
+    fixed = {name: 0.0 for name in ("yaw", "yaw squared", "glasses", "cropped")}
     fixed["blur"] = np.percentile(of["blur"], SHARP_PERCENTILE)
     canonical = np.array([fixed.get(name, of[name][neutral].mean()) for name in COVARIATES])
     mean, reach = covariates.mean(0), FURTHEST * covariates.std(0)
@@ -56,12 +57,14 @@ def quality(covariates: np.ndarray) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------------------------
 # Regression.
 
-PENALTY, HAIR_PENALTY = 2.5e-4, 2e-3  # of the ridge, in the face and around it, where hair changes between photos
+# Of the ridge, in the face; around it, where hair changes between photos; and below it, where clothes do.
+PENALTY, HAIR_PENALTY, BODY_PENALTY = 2.5e-4, 2e-3, 3e-2
 COVARIATE_PENALTY = 1e-3  # of the ridge, as a share of N: the covariates' variance is 1
 TEXTURE_GAIN = 1.25  # factor on a texture's difference from the mean: makes up for shrinkage by ridge and averaging
-SHARPENING, SHARPENING_RADIUS = 1.0, 1.5  # of the unsharp mask: no unit; pixels
-HAIR_RADIUS = 1.0  # pixels, of the blur around the face
+SHARPENING, SHARPENING_RADIUS = 1.0, 2.0  # of the unsharp mask: no unit; pixels
+SURROUNDINGS_RADIUS = 1.3  # pixels, of the blur around the face
 MOST_COMPONENTS = 256  # of the texture, at most
+NEGLIGIBLE = 1e-5  # of the largest variance of a principal axis of the features: dlib's 128 numbers have 77 axes above that
 BLOCK = 4096  # columns of the textures that are converted to float32 at a time
 PHOTOS = 1024  # photos whose features are converted to float64 at a time
 
@@ -159,14 +162,15 @@ def predictable_basis(features: np.ndarray, solutions, shares, targets: np.ndarr
         solutions: of `ridge`, each (D, N).
         shares: of the solutions, each float32 (M,): their weights for each target, with a sum of 1.
         targets: uint8 (N, M).
-        rank: components; with fewer than D, only the first principal components of the features count.
+        rank: components, at most; only as many principal components of the features count, and none that is NEGLIGIBLE.
 
     Returns:
         float32 (D, rank), from features to coefficients; float32 (rank, M), orthonormal, the strongest direction first.
     """
     size = features.shape[1]
     values, vectors = scipy.linalg.eigh(covariance(features), overwrite_a=True, subset_by_index=(size - rank, size - 1))
-    root = np.float32(vectors * np.sqrt(np.maximum(values, 0)))  # (D, rank)
+    kept = values > NEGLIGIBLE * values[-1]
+    root = np.float32(vectors[:, kept] * np.sqrt(values[kept]))  # (D, rank)
     spread = sum(multiply(root.T @ solution, targets) * share for solution, share in zip(solutions, shares))  # (rank, M)
     values, rotation = np.linalg.eigh(np.float64(spread @ spread.T))  # (rank, rank)
     basis = np.float32(rotation / np.sqrt(np.maximum(values, 1e-12 * values[-1]))).T[::-1] @ spread
@@ -183,8 +187,35 @@ def face_share(reference: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(hull, (0, 0), SIDE / 38)
 
 
+def body_share(reference: np.ndarray) -> np.ndarray:
+    """Return 1 below the face and beside the neck, where clothes are, 0 above, with a soft edge: float32 (S, S)."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    chin, distance = reference[8, 1], EYE_DISTANCE * SIDE
+    beside_neck = np.abs(x - (SIDE - 1) / 2) > 0.95 * distance
+    body = (y > chin + 0.15 * distance) | (beside_neck & (y > chin - 0.3 * distance))
+    return cv2.GaussianBlur(body.astype(np.float32), (0, 0), SIDE / 64)
+
+
+def shares_of_penalties(reference: np.ndarray) -> list[np.ndarray]:
+    """Return how much each of PENALTY, HAIR_PENALTY and BODY_PENALTY counts for each number of half a texture.
+
+    The outline and the hair have HAIR_PENALTY alone.
+
+    Returns:
+        Three float32 (M,), with a sum of 1.
+    """
+    face, body = face_share(reference), body_share(reference)
+    inner, lower = np.zeros((2, 1, HALF_SIZE), np.float32)
+    for flat, share in ((inner, face * (1 - body)), (lower, body)):
+        maps = maps_of(flat)  # views
+        maps["skin"][:] = share[None, :, SIDE // 2 :, None]
+        small = cv2.resize(share, (SIDE // 2, SIDE // 2), interpolation=cv2.INTER_AREA)
+        maps["outline"][..., 0] = small[None, :, SIDE // 4 :]
+    return [inner[0], 1 - inner[0] - lower[0], lower[0]]
+
+
 def sharpen(halves: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """Sharpen half textures in the face by an unsharp mask, and smooth the rest.
+    """Sharpen the skin of half textures in the face by an unsharp mask, and smooth the rest of it.
 
     The operation is linear, so that applying it once to the basis sharpens every decoded texture.
 
@@ -195,13 +226,12 @@ def sharpen(halves: np.ndarray, face: np.ndarray) -> np.ndarray:
     Returns:
         float32 (n, M).
     """
-    sharpened = np.empty_like(halves)
-    for number, row in enumerate(halves):
-        full = both_halves(row.reshape(1, *HALF))[0]
+    sharpened = halves.copy()
+    for half in maps_of(sharpened)["skin"]:  # views
+        full = both_halves(half[None])[0]
         sharp = full + SHARPENING * (full - cv2.GaussianBlur(full, (0, 0), SHARPENING_RADIUS))
-        sharp[..., 3] = full[..., 3]
-        smooth = cv2.GaussianBlur(full, (0, 0), HAIR_RADIUS)
-        sharpened[number] = (smooth + face[..., None] * (sharp - smooth))[:, SIDE // 2 :].ravel()
+        smooth = cv2.GaussianBlur(full, (0, 0), SURROUNDINGS_RADIUS)
+        half[:] = (smooth + face[..., None] * (sharp - smooth))[:, SIDE // 2 :]
     return sharpened
 
 
@@ -230,11 +260,8 @@ def fit(features: np.ndarray, people, halves: np.ndarray, shapes: np.ndarray, co
     weights = quality(covariates) / n_photos[person]
     weights /= weights.mean()
 
-    face = face_share(reference)
-    in_face = np.repeat(face[:, SIDE // 2 :].ravel(), 4)  # (M,)
-    shares = in_face, 1 - in_face
-    size = len(centre)
-    solutions = [ridge(deviations, scaled, weights, penalty) for penalty in (PENALTY, HAIR_PENALTY)]
+    face, shares, size = face_share(reference), shares_of_penalties(reference), len(centre)
+    solutions = [ridge(deviations, scaled, weights, penalty) for penalty in (PENALTY, HAIR_PENALTY, BODY_PENALTY)]
     rank = min(MOST_COMPONENTS, size, len(n_photos) - 1)
     slopes, basis = predictable_basis(deviations, [s[:size] for s in solutions], shares, halves, rank)
     rest = sum(multiply(solution[size:], halves) * share for solution, share in zip(solutions, shares))  # (C + 1, M)

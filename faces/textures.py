@@ -1,15 +1,17 @@
 """From a photo to the texture of a face and its covariates.
 
-The texture is the head, aligned by its landmarks, cut out of the background, warped to the reference shape and made symmetric.
-The covariates measure pose, mouth, light and blur, which change from photo to photo of one person.
+The texture is head and shoulders, aligned by the landmarks of the face, cut out of the background, warped to the reference
+shape and made symmetric. It has three maps: skin and clothes, as they are behind the hair too; the outline of the person; and
+the hair. The covariates measure pose, mouth, light, glasses and blur, which change from photo to photo of one person.
 
-S is the side of a picture in pixels, M = S * S / 2 * 4 the size of half a texture, and C the number of covariates. Landmarks
-are (68, 2): x to the right and y down, in pixels; (0, 0) is the centre of the first pixel.
+S is the side of a picture in pixels, M the size of half a texture, the sum of the sizes of HALVES, and C the number of
+covariates. Landmarks are (68, 2): x to the right and y down, in pixels; (0, 0) is the centre of the first pixel.
 
 Never imports TensorFlow: worker processes prepare the photos.
 """
 
 import functools
+import math
 from pathlib import Path
 
 import cv2
@@ -18,10 +20,18 @@ from scipy.interpolate import RBFInterpolator
 
 from clips import feature_files, media
 from clips.detection import mirror_landmarks
+from faces import segmentation
 
-SIDE = 192  # pixels, of a decoded picture
-HALF = SIDE, SIDE // 2, 4  # the right half of a texture: RGB times the head's share of the pixel, and that share
-EYE_DISTANCE, EYE_HEIGHT = 0.21, 0.50  # of the side: between the eyes' centres, and from the upper border down to them
+SIDE = 256  # pixels, of a decoded picture
+# The right halves of a texture's maps, (height, width, channels), each at the resolution that it needs.
+HALVES = {
+    "skin": (SIDE, SIDE // 2, 3),  # skin and clothes: RGB times their share of the pixel
+    "outline": (SIDE // 2, SIDE // 4, 2),  # that share, times 255; the distance to the person's outline, see DISTANCE_ZERO
+    "hair": (SIDE // 4, SIDE // 8, 4),  # hair: RGB times its share of the pixel; that share, times 255
+}
+HALF_SIZE = sum(map(math.prod, HALVES.values()))  # M
+DISTANCE_ZERO = 128  # value of the outline; pixels inside the person are higher by their distance to it in pixels of the side
+EYE_DISTANCE, EYE_HEIGHT = 0.19, 0.46  # of the side: between the eyes' centres, and from the upper border down to them
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)
 EYES = slice(LEFT_EYE.start, RIGHT_EYE.stop)
 
@@ -87,38 +97,6 @@ def align(photo: np.ndarray, landmarks: np.ndarray, reference: np.ndarray):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Segmentation.
-
-# A network of 250 kB that separates people, hair included, from the background. From the package mediapipe 0.10.21,
-# Apache-2.0, which itself does not install on every Python that this project supports, and has many dependencies.
-SEGMENTATION = Path(__file__).resolve().parent / "selfie_segmentation.tflite"
-SEGMENTATION_SIDE = 256  # pixels, of its input
-
-
-@functools.cache
-def _segmentation_network():
-    return cv2.dnn.readNet(str(SEGMENTATION))
-
-
-def cut_out(picture: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Separate the person from the background.
-
-    Args:
-        picture, inside: of `align`.
-
-    Returns:
-        float32 (S, S), the person's share of each pixel, 0 to 1.
-
-    Source: Google, "MediaPipe Selfie Segmentation", model card, 2021.
-    """
-    large = cv2.resize(picture, (SEGMENTATION_SIDE, SEGMENTATION_SIDE), interpolation=cv2.INTER_CUBIC)
-    network = _segmentation_network()
-    network.setInput(cv2.dnn.blobFromImage(large, 1 / 255))
-    share = network.forward()[0, 0].clip(0, 1)
-    return cv2.resize(share, (SIDE, SIDE), interpolation=cv2.INTER_AREA) * inside
-
-
-# ----------------------------------------------------------------------------------------------------------------------
 # The warp: a thin-plate spline. Source: Bookstein, "Principal warps", PAMI 1989.
 
 GRID_STEP = 4  # pixels between the places where the spline is computed; bilinear in between
@@ -179,36 +157,47 @@ def to_reference(picture: np.ndarray, landmarks: np.ndarray, reference: np.ndarr
 # ----------------------------------------------------------------------------------------------------------------------
 # Texture.
 
-HALF_NECK = 0.15  # of the side, from the middle of the neck to its edge
 YAW_SLOPE = 12.0  # how fast `right_half` prefers one side as the head turns
 
 
-def head_mask(reference: np.ndarray) -> np.ndarray:
-    """Return 1 where head or neck can be in the reference shape, 0 elsewhere, with a soft edge: float32 (S, S)."""
-    y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE
-    chin = reference[8, 1] / SIDE
-    neck = (np.abs(x - 0.5) < HALF_NECK) & (y > chin - 0.1)
-    head = (y < chin - 0.08) & (((x - 0.5) / 0.47) ** 2 + ((y - 0.45) / 0.52) ** 2 < 1)
-    return cv2.GaussianBlur(np.float32(head | neck), (0, 0), SIDE / 64)
-
-
 def right_half(texture: np.ndarray, yaw: float) -> np.ndarray:
-    """Average the two halves of a texture, (S, S, channels): float32 (S, S / 2, channels), as the right half.
+    """Average the two halves of a map, (height, width, channels): float32 (height, width / 2, channels), as the right half.
 
     The half that faces the camera has the larger weight.
     """
     right_share = np.float32(1 / (1 + np.exp(np.clip(YAW_SLOPE * yaw, -30, 30))))
-    left, right = texture[:, SIDE // 2 - 1 :: -1].astype(np.float32), texture[:, SIDE // 2 :].astype(np.float32)
+    middle = texture.shape[1] // 2
+    left, right = texture[:, middle - 1 :: -1].astype(np.float32), texture[:, middle:].astype(np.float32)
     return right_share * right + (1 - right_share) * left
 
 
 def both_halves(half, concatenate=np.concatenate):
-    """Put the mirror image of right halves, (n, S, S / 2, channels), to their left: (n, S, S, channels).
+    """Put the mirror image of right halves, (n, height, width, channels), to their left: (n, height, 2 * width, channels).
 
     Args:
         concatenate: tf.concat for tensors.
     """
     return concatenate([half[:, :, ::-1], half], axis=2)
+
+
+def maps_of(halves, reshape=np.reshape) -> dict:
+    """Return the maps of half textures, (n, M), by their names in HALVES: views, each (n, height, width, channels).
+
+    Args:
+        reshape: tf.reshape for tensors.
+    """
+    maps, first = {}, 0
+    for name, shape in HALVES.items():
+        maps[name] = reshape(halves[:, first : first + math.prod(shape)], (-1, *shape))
+        first += math.prod(shape)
+    return maps
+
+
+def distance_to_outline(share: np.ndarray) -> np.ndarray:
+    """Return the distance of each pixel to the outline of a person's share, (S, S): float32, pixels, positive inside."""
+    inside = np.uint8(share > 0.5)
+    inner, outer = (cv2.distanceTransform(of, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for of in (inside, 1 - inside))
+    return inner - outer
 
 
 def texture_of(photo: np.ndarray, landmarks: np.ndarray, reference: np.ndarray):
@@ -220,15 +209,29 @@ def texture_of(photo: np.ndarray, landmarks: np.ndarray, reference: np.ndarray):
         reference: float32 (68, 2), pixels of the picture.
 
     Returns:
-        Half a texture, uint8 (M,), see HALF; the aligned landmarks, float32 (68, 2); and the covariates, float64 (C,).
+        Half a texture, uint8 (M,), see HALVES; the aligned landmarks, float32 (68, 2); and the covariates, float64 (C,).
     """
     picture, inside, shape = align(photo, landmarks, reference)
-    person = (255 * cut_out(picture, inside)).round().astype(np.uint8)
-    warped = to_reference(np.dstack([picture, person]), shape, reference)
-    plain, share = np.ascontiguousarray(warped[..., :3]), warped[..., 3] * head_mask(reference)
-    covariates = np.concatenate([shape_covariates(shape), light_covariates(plain, reference)])
-    half = right_half(np.dstack([plain * (share[..., None] / 255), share]), covariates[0])
-    return half.clip(0, 255).round().astype(np.uint8).ravel(), shape, covariates
+    person = segmentation.person_share(picture, inside)
+    hair = segmentation.hair_share(picture, person, shape)
+    warped = to_reference(picture, shape, reference)
+    person, hair = np.moveaxis(to_reference(np.dstack([person, hair]), shape, reference).clip(0, 1), 2, 0)
+    hair = np.minimum(hair, person)
+    covariates = covariates_of(shape, inside, warped, reference)
+    # Not quite to the edges, where the colours mix.
+    skin, inner_hair = (cv2.erode(share, np.ones((3, 3)))[..., None] for share in (person - hair, hair))
+    maps = {
+        "skin": warped * skin,
+        "outline": np.dstack([255 * skin, DISTANCE_ZERO + distance_to_outline(person)]).clip(0, 255),
+        "hair": np.dstack([warped * inner_hair, 255 * inner_hair]),
+    }
+    halves = []
+    for name, whole in maps.items():
+        height, width, _ = HALVES[name]
+        whole = cv2.resize(np.float32(whole), (2 * width, height), interpolation=cv2.INTER_AREA)
+        halves.append(right_half(whole, covariates[0]).ravel())
+    half = np.concatenate(halves)
+    return half.clip(0, 255).round().astype(np.uint8), shape, covariates
 
 
 def texture_of_file(name: str, data: Path, reference: np.ndarray):
@@ -239,13 +242,26 @@ def texture_of_file(name: str, data: Path, reference: np.ndarray):
 # ----------------------------------------------------------------------------------------------------------------------
 # Covariates.
 
-# Pose by the position of the ends of the jaw line and the tip of the nose; the mouth; light from above; blur (high is sharp).
-COVARIATES = ("yaw", "yaw squared", "jaw", "nose", "opening", "smile", "width", "down", "blur")
+# Pose by the position of the ends of the jaw line and the tip of the nose; the mouth; glasses; the share of the picture that
+# the photo does not reach; light from above; blur (high is sharp).
+COVARIATES = ("yaw", "yaw squared", "jaw", "nose", "opening", "smile", "width", "glasses", "cropped", "down", "blur")
 BLUR_SIDE = 128  # pixels, side of the smaller texture in which blur is measured
 
 
+def covariates_of(shape: np.ndarray, inside: np.ndarray, texture: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return the COVARIATES of a photo, float64 (C,).
+
+    Args:
+        shape, inside: of `align`.
+        texture: uint8 (S, S, 3), the aligned photo, warped to the reference shape.
+        reference: float32 (68, 2), pixels of the picture.
+    """
+    of_texture = glasses_covariate(texture, reference), 1 - inside.mean(), *light_covariates(texture, reference)
+    return np.array([*shape_covariates(shape), *of_texture])
+
+
 def shape_covariates(landmarks: np.ndarray) -> np.ndarray:
-    """Measure pose and mouth by aligned landmarks, (68, 2), pixels: float64 (7,), all COVARIATES but the last two."""
+    """Measure pose and mouth by aligned landmarks, (68, 2), pixels: float64 (7,), the first COVARIATES."""
     x, y = landmarks.astype(np.float64).T
     eyes = (y[LEFT_EYE].mean() + y[RIGHT_EYE].mean()) / 2
     distance = x[RIGHT_EYE].mean() - x[LEFT_EYE].mean()
@@ -256,6 +272,20 @@ def shape_covariates(landmarks: np.ndarray) -> np.ndarray:
     smile = ((y[51] + y[57]) / 2 - (y[48] + y[54]) / 2) / distance
     width = (x[54] - x[48]) / distance
     return np.array([yaw, yaw**2, jaw, nose, opening, smile, width])
+
+
+# Where the bridge of glasses is: rows from above the eyes to below them, columns around the middle; distances between the eyes.
+BRIDGE_ROWS, BRIDGE_HALF_WIDTH = (-0.22, 0.12), 0.13
+NO_GLASSES = -3.7  # of the logarithm below: three in five photos of LFW are below, of people without glasses
+
+
+def glasses_covariate(texture: np.ndarray, reference: np.ndarray) -> float:
+    """Measure the bridge of glasses, horizontal edges between the eyes, in a texture, uint8 (S, S, 3): 0 without glasses."""
+    distance, (x, y) = EYE_DISTANCE * SIDE, reference[EYES].mean(axis=0)
+    top, bottom = (round(y + row * distance) for row in BRIDGE_ROWS)
+    left, right = (round(x + sign * BRIDGE_HALF_WIDTH * distance) for sign in (-1, 1))
+    grey = cv2.cvtColor(texture, cv2.COLOR_RGB2GRAY)[top:bottom, left:right].astype(float)
+    return max(0.0, float(np.log((np.abs(np.diff(grey, axis=0)).mean() + 0.1) / (grey.mean() + 10))) - NO_GLASSES)
 
 
 def face_hull(reference: np.ndarray) -> np.ndarray:

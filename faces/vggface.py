@@ -187,6 +187,27 @@ def face_embedder():
     return embed
 
 
+def feature_extractor(feature_size: int):
+    """Return the function that extracts the feature of the largest face in each picture, as preprocess.py does.
+
+    Returns:
+        Function from uint8 (n, height, width, 3), RGB, to float32 (n, feature_size); nan for pictures without a face.
+
+    Raises:
+        InputError: if VGG-Face's weights are needed and cannot be had.
+    """
+    describe = face_describer(feature_size)
+
+    def extract(pictures):
+        faces = {n: (picture, box) for n, picture in enumerate(pictures) if (box := detection.largest_face(picture))}
+        features = np.full((len(pictures), feature_size), np.nan, np.float32)
+        if faces:
+            features[list(faces)] = describe(list(faces.values()))
+        return features
+
+    return extract
+
+
 def face_describer(feature_size: int):
     """Return the function that computes the features of faces in pictures, as preprocess.py does, for either --face-model.
 

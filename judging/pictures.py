@@ -52,16 +52,17 @@ class Query:
     found: list[Shown]  # the most similar first
 
 
-def draw_grid(path: Path, title: str, left: list[str], right: str, queries: list[Query]) -> None:
-    """Show the faces retrieved from voices as the slides do: the true face, then those found; ROWS queries a column at most.
+def draw_grid(path: Path, title: str, left: list[str], right: str, queries: list[Query], most_rows: int = ROWS) -> None:
+    """Show the faces retrieved from voices as the slides do: the true face, then those found.
 
     Args:
         path: file to write; its suffix, of plots.FORMATS, is the format.
         title: of the picture.
         left, right: headers over each of the faces at the left, and over those found.
         queries: at least one.
+        most_rows: queries in a column, at most.
     """
-    n_columns = -(-len(queries) // ROWS)
+    n_columns = -(-len(queries) // most_rows)
     n_rows = -(-len(queries) // n_columns)
     n_left, n_found = len(left), max(len(query.found) for query in queries)
     column_width = (n_left + n_found) * CELL[0] + GAP
@@ -166,7 +167,7 @@ def draw_pictures(
         labels: what the parts are called, see `tables.label_of`.
         centre: float32 (D,), from which the run sees the features.
         n_rows: voices in a grid, at most.
-        decode: refinement.FaceDecoder, or None for grids without decoded faces.
+        decode: portraits.FaceDecoder, or None for grids without decoded faces.
         suffix: of plots.FORMATS.
     """
     ranks_of_parts = {labels[name]: part.ranking.ranks for name, part in parts.items()}
@@ -194,7 +195,7 @@ def draw_pictures(
         columns = {"true face": [Shown(image(number), f"rank {ranks[number]} of {n}") for number in queries]}
         if decode:
             columns["decoded from it"] = [Shown(picture, "") for picture in decode(test.faces[queries])]
-            from_voices = decode.from_voices(voices[queries], centre)
+            from_voices = decode.from_voices(voices[queries])
             columns["decoded from the voice"] = [Shown(picture, "") for picture in from_voices]
         rows = [Query(list(left), of_query) for *left, of_query in zip(*columns.values(), found)]
         shown = f"{len(queries)} of {len(all_queries)} such voices" if len(queries) < len(all_queries) else "all such voices"

@@ -3,6 +3,7 @@
 import textwrap
 
 from judging import intervals, published
+from judging.craniofacial import BASELINE
 from judging.parts import PART_NAMES, Part
 from judging.ranks import chance_at_k, recall_at_k
 
@@ -190,7 +191,28 @@ def screen_notes(rows: dict[str, dict]) -> str:
     return "\n".join(line for note in notes(rows) for line in textwrap.wrap(note, SCREEN))
 
 
-def results(run: dict, name: str, rows: dict[str, dict], leaks: list[str]) -> str:
+CRANIOFACIAL_NOTE = (
+    "Pearson's correlation of measures between faces decoded from unseen voices and from the true faces; p: of so large a\n"
+    "correlation by chance; the paper: its own model and decoder, 1,000 test images."
+)
+
+
+def craniofacial_table(found: dict[str, dict]) -> list[list[str]]:
+    """Set the correlations of `craniofacial.correlations`, as dictionaries, beside the paper's. Returns lines of cells."""
+    of_paper = published.PAPER_CRANIOFACIAL
+    lines = [
+        [name, f"{of['r']:.2f}", f"{of['p']:.3f}" if of["p"] >= 0.001 else "< 0.001", f"{of_paper[name]:.2f}"]
+        for name, of in found.items()
+    ]
+    measures = [name for name in found if name != BASELINE]
+    mean, mean_of_paper = (
+        sum(of[name] for name in measures) / len(measures) for of in ({name: of["r"] for name, of in found.items()}, of_paper)
+    )
+    lines.insert(len(measures), ["mean", f"{mean:.2f}", "", f"{mean_of_paper:.2f}"])
+    return [["craniofacial measure", "r", "p", "the paper"], *lines]
+
+
+def results(run: dict, name: str, rows: dict[str, dict], leaks: list[str], craniofacial: dict[str, dict]) -> str:
     """Return results.md.
 
     Args:
@@ -198,6 +220,7 @@ def results(run: dict, name: str, rows: dict[str, dict], leaks: list[str]) -> st
         name: of the run.
         rows: of `score`, by part.
         leaks: of `leaks.find_leaks`.
+        craniofacial: of `craniofacial.correlations`, as dictionaries; empty without decoded faces.
     """
     similarity = [["", "degrees", "degrees from the centre", "L1", "L2"]]
     for part, row in rows.items():
@@ -221,4 +244,6 @@ def results(run: dict, name: str, rows: dict[str, dict], leaks: list[str]) -> st
         "scaled to length 1, the sum of absolute differences and the distance.",
         as_markdown(similarity),
     ]
+    if craniofacial:
+        paragraphs += ["## Craniofacial measures", CRANIOFACIAL_NOTE, as_markdown(craniofacial_table(craniofacial))]
     return "\n\n".join(paragraphs) + "\n"

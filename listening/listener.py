@@ -10,7 +10,7 @@ import numpy as np
 
 import model
 import utils
-from faces.refinement import FaceDecoder
+from faces.portraits import FaceDecoder
 from judging.search import most_similar
 from listening.gallery import Gallery
 from training import runs
@@ -66,7 +66,11 @@ class Listener:
         Returns:
             uint8 (S, S, 3), RGB.
         """
-        return self.face_decoder.from_voices(prediction[None], self.centre)[0]
+        return self.face_decoder.from_voices(prediction[None])[0]
+
+    def samples(self, prediction: np.ndarray, n: int) -> np.ndarray:
+        """Decode n faces drawn at random from those that a prediction of `predict` leaves possible: uint8 (n, S, S, 3)."""
+        return self.face_decoder.samples(prediction, n)
 
     def most_similar(self, predictions: np.ndarray, gallery: Gallery, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Find the k faces of a gallery, or all if there are fewer, that are the most similar to each prediction.
@@ -80,20 +84,20 @@ class Listener:
         return most_similar(predictions, gallery.features, min(k, len(gallery.names)), centre=self.centre)
 
 
-def load(folder: Path, decoder: str | None, exaggerate: float, refinements: int, needs_faces: bool = False) -> Listener:
+def load(folder: Path, decoder: str | None, exaggerate: float, needs_faces: bool = False) -> Listener:
     """Load a run and, where there is one, the face decoder for its features.
 
     Args:
         folder: of the run of a voice encoder.
         decoder: run of a face decoder; None for utils.DECODER_RUN, if there is such a run.
-        exaggerate, refinements: of `faces.refinement.FaceDecoder`.
+        exaggerate: of `faces.portraits.FaceDecoder`.
         needs_faces: whether a listener without a face decoder is of no use.
 
     Raises:
         InputError: if a run does not exist or is broken, or a face decoder is needed and there is none.
     """
     run = runs.read_run(folder)
-    face_decoder = runs.load_face_decoder(decoder, run["feature_size"], exaggerate, refinements)
+    face_decoder = runs.load_face_decoder(decoder, folder, run["feature_size"], exaggerate)
     if needs_faces and face_decoder is None:
         expected = "expected a face decoder, or faces to choose from, found neither"
         advice = "choose from photos with --among FOLDER, or make a decoder with python train.py decoder"

@@ -27,7 +27,7 @@ import preprocess
 import train
 import utils
 from clips import detection, feature_files, fetch, media, records
-from faces import decoder, vggface
+from faces import decoder, textures, vggface
 from training import runs
 from utils import SAMPLE_RATE
 
@@ -160,7 +160,6 @@ def write_decoder_run(network, folder):
     utils.write_json(folder / utils.OPTIONS, options)
     utils.write_json(folder / utils.CLIPS, {"train": ["a_1"], "val": ["b_1"]})
     feature_files.save_array(folder / utils.CENTRE, np.zeros(feature_size, np.float32))
-    feature_files.save_array(folder / utils.CORRECTION, np.zeros((2, 64, feature_size), np.float32))
     return folder
 
 
@@ -216,22 +215,27 @@ def face_shape(opening=0.0, corners=0.0, nose=0.0):
     return np.concatenate([jaw, brow, other_brow, bridge, wings, left_eye, right_eye, outer, inner])
 
 
-def in_picture(shape, side=192):
+def in_picture(shape, side=256):
     """Put a `face_shape` where the decoder has its faces, in a picture of so many pixels: float32 (68, 2)."""
-    return (0.21 * side * shape + side / 2 - 0.5).astype(np.float32)
+    return (0.19 * side * shape + np.array([0.5, 0.46]) * side - 0.5).astype(np.float32)
 
 
 def small_decoder(rng, feature_size=6, rank=3):
     """Return a face decoder of random statistics: a plain head in the middle, which features colour and move."""
-    side, reference = 192, in_picture(face_shape())
-    y, x = (np.mgrid[:side, :side] + 0.5) / side - 0.5
-    share = 255 * np.exp(-(((x / 0.35) ** 2 + (y / 0.4) ** 2) ** 3))
-    mean = np.stack([colour * share / 255 for colour in (190, 140, 110)] + [share], axis=-1)[:, side // 2 :]
-    basis = np.stack([cv2.GaussianBlur(noise, (0, 0), 8) for noise in rng.normal(size=(rank, side, side // 2, 4))])
-    basis[..., 3] = 0
+    reference, means, bases = in_picture(face_shape()), [], []
+    for name, (height, width, channels) in textures.HALVES.items():
+        y, x = (np.mgrid[:height, :width] + 0.5) / height
+        depth = 1 - np.hypot(x / 0.35, (y - 0.5) / 0.4)  # 0 on the outline of the head
+        share = np.clip(20 * depth, 0, 1) * (y < 0.3 if name == "hair" else 1)
+        colours = {"skin": (190, 140, 110), "hair": (90, 60, 40)}.get(name, ())  # in the first channels, which features change
+        planes = [*(colour * share for colour in colours), 255 * share, textures.DISTANCE_ZERO + 100 * depth][:channels]
+        noise = np.stack([cv2.GaussianBlur(of, (0, 0), height / 24) for of in rng.normal(size=(rank, height, width, channels))])
+        noise[..., len(colours) :] = 0
+        means.append(np.stack(planes, axis=-1).ravel())
+        bases.append(300 * noise.reshape(rank, -1))
     network = decoder.face_decoder(feature_size, rank)
     network.get_layer("texture_coefficients").set_weights([rng.normal(size=(feature_size, rank)), rng.normal(size=rank)])
-    network.get_layer("texture_basis").set_weights([300 * basis.reshape(rank, -1), mean.ravel()])
+    network.get_layer("texture_basis").set_weights([np.concatenate(bases, axis=1), np.concatenate(means)])
     slopes = rng.normal(size=(feature_size, 68, 2))
     slopes = (slopes + detection.mirror_landmarks(slopes, 1)) / 2  # the face stays symmetric
     network.get_layer("landmark_slopes").set_weights([slopes.reshape(feature_size, -1), reference.ravel()])

@@ -291,7 +291,7 @@ def cell(picture, column):
 def test_grids_show_two_decoded_faces(run, decoder_run, demo_data, tmp_path, capsys):
     """One from the true feature, one from the voice; with --exaggerate 0 both are the mean face."""
     found = []
-    mean_face = ["--exaggerate", 0, "--refinements", 0]
+    mean_face = ["--exaggerate", 0]
     for more in ([], ["--decoder", decoder_run], ["--decoder", decoder_run, *mean_face]):
         folder = shutil.copytree(run, tmp_path / str(len(found)))
         assert run_evaluate(folder, "--k", 1, "--rows", 6, *more) == 0
@@ -321,17 +321,6 @@ def test_a_decoder_fitted_to_test_faces_is_reported(run, decoder_run, demo_data,
             f"LEAK? {leak}" for leak in told
         ]
         assert json.loads((folder / "metrics.json").read_text())["leaks"] == told
-
-
-def test_refinement_needs_the_correction_of_training(run, decoder_run, tmp_path, capsys):
-    broken = shutil.copytree(decoder_run, tmp_path / "broken")
-    (broken / utils.CORRECTION).unlink()
-    assert evaluate.main(["--run", str(run), "--decoder", str(broken)]) == 1
-    said = f"{broken / utils.CORRECTION}: expected a file of python train.py decoder, found none; train the decoder again"
-    assert said in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        evaluate.main(["--refinements", "-1"])
-    assert "--refinements: expected 0 or more, found -1" in capsys.readouterr().err
 
 
 def test_a_decoder_that_does_not_fit_is_reported(run, decoder_run, wide_decoder_run, tmp_path, capsys):

@@ -13,6 +13,8 @@ from conftest import ROOT, ffmpeg
 import hear
 import utils
 from clips import feature_files, recordings
+from faces import decoder, likely
+from faces.textures import SIDE
 from judging import pictures, plots
 from listening import listener
 from training import runs
@@ -27,7 +29,7 @@ def run(voice_run, tmp_path):
 
 
 def predict(run, recording):
-    return listener.load(run, None, 1.0, 0).predict(recordings.read_recording(recording))
+    return listener.load(run, None, 1.0).predict(recordings.read_recording(recording))
 
 
 def listen(capsys, *arguments):
@@ -69,7 +71,7 @@ def test_a_run_works_without_its_data(run, decoder_run, demo_data, voice, tmp_pa
     """A run that was passed on: the face comes without the list. The data at their new place bring the list back."""
     options = json.loads((run / utils.OPTIONS).read_text())
     utils.write_json(run / utils.OPTIONS, {**options, "data": str(tmp_path / "gone")})
-    arguments = [voice, "--run", run, "--decoder", decoder_run, "--refinements", 0]
+    arguments = [voice, "--run", run, "--decoder", decoder_run]
     lines, told = listen(capsys, *arguments)
     assert lines == [str(run / "heard" / "me.png")]
     assert len(told) == 1 and told[0].startswith(f"hear: no list of similar faces: {tmp_path / 'gone'}: expected clips")
@@ -91,16 +93,16 @@ def test_neither_a_decoder_nor_faces(run, voice, tmp_path, capsys):
 
 
 def test_the_decoded_face_of_a_recording(run, decoder_run, voice, capsys):
-    arguments = [voice, "--run", run, "--decoder", decoder_run, "--refinements", 0]
+    arguments = [voice, "--run", run, "--decoder", decoder_run]
     lines, _ = listen(capsys, *arguments)
     assert lines[0] == str(run / "heard" / "me.png") and lines[1].startswith(f"{voice}: the most similar of")
-    centre, predicted = runs.read_run(run)["centre"], predict(run, voice)
+    predicted = predict(run, voice)
     network = runs.load_decoder(decoder_run, runs.read_run(decoder_run, "decoder"))
-    axes = feature_files.load_array(decoder_run / utils.CORRECTION, np.float32, (2, 64, 128))[1]
-    feature = centre + 0.4 * np.linalg.norm(axes) * predicted  # the length of a prediction means nothing
+    faces = likely.load(run / utils.LIKELY, 128)
+    feature = faces.vivid(predicted[None], decoder.visible_changes(network))[0]
     expected = network(feature[None].astype(np.float32)).numpy()[0].clip(0, 255)
     picture = cv2.imread(lines[0])[..., ::-1]
-    assert picture.shape == (192, 192, 3) and np.abs(picture - expected).max() < 1.1
+    assert picture.shape == (SIDE, SIDE, 3) and np.abs(picture - expected).max() < 1.1
     with_face = cv2.imread(lines[-1]).shape[1]
     without = cv2.imread(listen(capsys, voice, "--run", run)[0][-1]).shape[1]
     assert with_face - without == pytest.approx(plots.DPI * pictures.CELL[0], abs=1)
@@ -108,7 +110,7 @@ def test_the_decoded_face_of_a_recording(run, decoder_run, voice, capsys):
 
 def test_nothing_is_overwritten(run, decoder_run, voice, tmp_path, capsys):
     """Another face of the same name goes to a new name, the same face keeps its name; the printed path is the one written."""
-    arguments = [voice, "--run", run, "--decoder", decoder_run, "--refinements", 0]
+    arguments = [voice, "--run", run, "--decoder", decoder_run]
     first = listen(capsys, *arguments)[0]
     content = {path: path.read_bytes() for path in (run / "heard").iterdir()}
     assert listen(capsys, *arguments)[0] == first
@@ -124,15 +126,16 @@ def test_nothing_is_overwritten(run, decoder_run, voice, tmp_path, capsys):
     assert [Path(line).name for line in both if line.endswith(".png")] == ["me.png", "me-3.png", "me-similar-3.png"]
 
 
-def test_refinements_are_those_of_the_option(run, decoder_run, voice, capsys):
-    found = {}
-    for steps in (0, 2):
-        options = ["--decoder", decoder_run, "--refinements", steps]
-        found[steps] = Path(listen(capsys, voice, "--run", run, *options)[0][0]).read_bytes()
-        face_decoder = runs.load_face_decoder(str(decoder_run), 128, 1.0, steps)
-        picture = face_decoder.from_voices(predict(run, voice)[None], runs.read_run(run)["centre"])[0]
-        assert cv2.imencode(".png", picture[..., ::-1])[1].tobytes() == found[steps]
-    assert found[0] != found[2]
+def test_a_sheet_of_samples(run, decoder_run, voice, capsys):
+    """The likeliest face, and so many others beside it in rows of four."""
+    arguments = [voice, "--run", run, "--decoder", decoder_run]
+    likeliest, sheet, *_ = listen(capsys, *arguments, "--samples", 6)[0]
+    assert [Path(path).name for path in (likeliest, sheet)] == ["me.png", "me-samples.png"]
+    assert cv2.imread(likeliest).shape == (SIDE, SIDE, 3)
+    smaller = listen(capsys, *arguments, "--samples", 4)[0][1]
+    rows = (cv2.imread(sheet).shape[0] - cv2.imread(smaller).shape[0]) / (plots.DPI * pictures.CELL[1])
+    assert rows == pytest.approx(1, abs=0.02) and cv2.imread(sheet).shape[1] == cv2.imread(smaller).shape[1]
+    assert "--samples: expected a face decoder with it, found none" in error_of(capsys, voice, "--run", run, "--samples", 4)
 
 
 # ---------------------------------------------------------------- photos
@@ -173,7 +176,7 @@ def test_photos_of_one_name(run, voice, photos, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("name", ["Ba$$in 100 %d #1", "2026-11-25T09:12:33", "a\nb", 60 * "\u540d" + 60 * "x", "Ren\udce9"])
 def test_recordings_of_any_name(name, run, decoder_run, voice, tmp_path, capsys):
     recording = shutil.copy(voice, tmp_path / f"{name}.m4a")
-    arguments = [recording, "--run", run, "--decoder", decoder_run, "--refinements", 0]
+    arguments = [recording, "--run", run, "--decoder", decoder_run]
     assert hear.main([*map(str, arguments)]) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
@@ -263,7 +266,7 @@ def test_runs_that_exist_are_listed(run, voice, no_named_runs, capsys):
         (["a.wav", "--clips", "1"], "--clips: expected 2 or more, found 1"),
         (["a.wav", "--exaggerate", "-1"], "--exaggerate: expected 0 to 10, found -1"),
         (["a.wav", "--exaggerate", "nan"], "--exaggerate: expected 0 to 10, found nan"),
-        (["a.wav", "--refinements", "-1"], "--refinements: expected 0 or more, found -1"),
+        (["a.wav", "--samples", "65"], "--samples: expected 0 to 64, found 65"),
         (["a.wav", "--format", "gif"], "--format"),
     ],
 )

@@ -18,7 +18,7 @@ import train
 import utils
 from clips import feature_files
 from training import runs, steps
-from training.batches import clip_batches
+from training.batches import clip_batches, predict_features
 from training.epochs import validate
 from training.losses import l2_loss
 from utils import normalise
@@ -151,11 +151,15 @@ def test_the_weights_of_the_least_validation_loss_are_kept(random_data, tmp_path
     """Of three epochs, the second one. The cosine of their learning rates falls to 0 in the last one, after a first step up."""
     run, losses, validated = tmp_path / "run", iter((0.5, 0.3, 0.4)), []
 
-    def with_loss(encoder, *more, **options):
+    def with_loss(*arguments):
+        return {**validate(*arguments), "val_loss": next(losses)}
+
+    def noting_weights(encoder, *more):
         validated.append(encoder.get_weights())
-        return {**validate(encoder, *more, **options), "val_loss": next(losses)}
+        return predict_features(encoder, *more)
 
     monkeypatch.setattr("training.epochs.validate", with_loss)
+    monkeypatch.setattr("training.batches.predict_features", noting_weights)
     assert run_train(random_data, run, "--epochs", 3) == 0
     np.testing.assert_equal(encoder_weights(run, utils.BEST_WEIGHTS), validated[1])
     np.testing.assert_equal(encoder_weights(run, utils.LAST_WEIGHTS), validated[2])

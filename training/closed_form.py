@@ -174,6 +174,7 @@ class Fit:
     n_clips: int  # by which it was chosen
     cross_validated: bool  # whether these are training and validation clips, instead of validation clips
     validation: tuple[np.ndarray, np.ndarray]  # predicted and true features of the validation clips, as `predict_features`
+    unseen: tuple[np.ndarray, np.ndarray]  # the same of n_clips, each predicted without the videos of its person
 
 
 def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: float, on_both: bool = False) -> Fit:
@@ -222,12 +223,16 @@ def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: f
         predictions = left_out(both, embeddings, faces, videos, PENALTIES, whitening)
     else:
         predictions = (embeddings @ kernel + bias for kernel, bias in heads(moments["train"], PENALTIES, whitening))
-    matching = [rank(voices - centre, faces - centre, videos).matching.mean() for voices in predictions]
-    best = best_penalty(matching)
+    matching = []
+    for voices in predictions:
+        matching.append(rank(voices - centre, faces - centre, videos).matching.mean())
+        best = best_penalty(matching)
+        if best == len(matching) - 1:
+            unseen = voices, faces
     ((kernel, bias),) = heads(both if on_both else moments["train"], PENALTIES[best : best + 1], whitening)
     encoder.get_layer("head").set_weights([kernel, bias])
     embeddings, faces = first
     train_loss = float(np.mean(loss(faces, embeddings @ kernel + bias)))
     embeddings, faces = map(np.concatenate, zip(*validation))
     predicted = embeddings @ kernel + bias, faces
-    return Fit(train_loss, float(PENALTIES[best]), float(matching[best]), len(videos), few, predicted)
+    return Fit(train_loss, float(PENALTIES[best]), float(matching[best]), len(videos), few, predicted, unseen)

@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 import utils
 from clips import feature_files, media, workers
-from faces import decoder, decoder_statistics, refinement, textures, vggface
+from faces import decoder, decoder_statistics, textures, vggface
 from faces.textures import SIDE
 from judging import pictures
 from training import runs, steps
 from utils import InputError
 from voices.backend import keras, tf
 
-MOST_FACES, VALIDATION_FACES = 20_000, 1000  # at most; 74 kB of memory each
+MOST_FACES, VALIDATION_FACES = 20_000, 1000  # at most; 123 kB of memory each
 LEAST_PEOPLE = 20  # in the training set
 SHOWN_FACES = 24  # in decoded.png
 LOSSES = "landmark", "texture", "feature"  # the terms of `losses`; the last one only with VGG-Face's features and --epochs
@@ -53,7 +53,7 @@ def read_faces(data: Path, names: list[str], feature_size: int, reference: np.nd
     features = np.stack([feature_files.load_embedding(data, name, feature_size) for name in names])
     prepare = functools.partial(textures.texture_of_file, data=data, reference=reference)
     made = tqdm(pool.map(prepare, names, chunksize=8), "textures", len(names), unit="face", leave=False, disable=None)
-    halves = np.empty((len(names), math.prod(textures.HALF)), np.uint8)
+    halves = np.empty((len(names), textures.HALF_SIZE), np.uint8)
     shapes, covariates = [], []
     for half_row, (half, shape, covariate) in zip(halves, made):
         half_row[:] = half
@@ -121,14 +121,14 @@ def losses(network: keras.Model, extract=None):
         float32 (2,) or (3,), means over the batch: squared distance of the landmarks; absolute difference of the textures;
         and, with `extract`, 1 - the cosine between the feature and that of the decoded picture.
     """
-    outputs = [network.get_layer(name).output for name in ("half", "landmarks", "warp")]
+    outputs = [network.get_layer(name).output for name in ("texture_basis", "landmarks", "warp")]
     parts = keras.Model(network.input, outputs)
 
     def score(features, halves, landmarks):
         decoded, shape, pictures = parts(features)
         found = [
             LANDMARK_WEIGHT * tf.reduce_mean(tf.reduce_sum((shape - landmarks) ** 2, axis=-1)),
-            TEXTURE_WEIGHT * tf.reduce_mean(tf.abs(tf.reshape(decoded, tf.shape(halves)) - halves)),
+            TEXTURE_WEIGHT * tf.reduce_mean(tf.abs(decoded - halves)),
         ]
         if extract:
             cosine = tf.reduce_sum(tf.math.l2_normalize(extract(pictures), -1) * tf.math.l2_normalize(features, -1), axis=-1)
@@ -246,7 +246,6 @@ def train(options, folder: Path) -> None:
         f"{feature_size} numbers",
         file=sys.stderr,
     )
-    extract = refinement.feature_extractor(feature_size)
     started = time.perf_counter()
     landmarks = np.stack([feature_files.load_landmarks(options.data, name) for name in chosen["train"]])
     reference = textures.reference_shape(landmarks)
@@ -277,9 +276,6 @@ def train(options, folder: Path) -> None:
             best = record["val_loss"]
             runs.save_weights(folder / utils.BEST_WEIGHTS, network)
     network = runs.load_decoder(folder, runs.read_run(folder, "decoder"))
-    feature_files.save_array(
-        folder / utils.CORRECTION, refinement.fit_correction(network, extract, faces.features, statistics.centre)
-    )
     picture = folder / f"decoded.{options.format}"
     draw_decoded(picture, options.data, validation, network)
     print(f"train: {picture}: faces of the validation set, true and decoded from their features")

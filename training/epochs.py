@@ -15,7 +15,7 @@ from tqdm import tqdm
 import utils
 from judging import plots
 from judging.ranks import chance_at_k, rank, recall_at_k
-from training.batches import predict_features, video_numbers
+from training.batches import video_numbers
 from training.runs import Progress
 from utils import InputError
 from voices.backend import tf
@@ -119,25 +119,23 @@ def train_epoch(
                     raise KeyboardInterrupt
 
 
-def validate(encoder, loss, centre: np.ndarray, data: Path, clips: list[str], batch_size: int, predicted=None) -> dict:
-    """Score the encoder on the validation set.
+def validate(predicted, loss, centre: np.ndarray, clips: list[str], batch_size: int) -> dict:
+    """Score the predictions for the validation set.
 
     Args:
-        encoder: from spectrograms to face features.
+        predicted: predicted and true features of the clips, of `batches.predict_features`.
         loss: of `losses.loss_function`.
         centre: origin of the cosines, float32 (D,).
-        data: folder that preprocess.py wrote.
         clips: names of the validation clips.
         batch_size: clips of which the loss takes the mean.
-        predicted: of `batches.predict_features`, where the clips have been predicted already.
 
     Returns:
         The entries of history.jsonl that begin with val_.
 
     Raises:
-        InputError: if a prediction is not finite, or a file is broken.
+        InputError: if a prediction is not finite.
     """
-    voices, faces = predicted or predict_features(encoder, data, clips, len(centre))
+    voices, faces = predicted
     if not np.isfinite(voices).all():
         raise InputError(
             "the features predicted for validation are not finite after this epoch, expected finite numbers; "

@@ -13,7 +13,8 @@ import numpy as np
 import model
 import utils
 from clips import feature_files
-from faces import decoder, refinement
+from faces import decoder, likely
+from faces.portraits import FaceDecoder
 from utils import InputError
 from voices.weights import EARLIER_EMBEDDING
 
@@ -198,14 +199,6 @@ def load_decoder(folder: Path, run: dict):
     return _with_best_weights(network, folder, description)
 
 
-def load_correction(folder: Path, run: dict) -> np.ndarray:
-    """Read the `refinement.fit_correction` of a decoder's run, float32 (2, REFINEMENT_AXES, D). Raises InputError."""
-    path = folder / utils.CORRECTION
-    if not path.exists():
-        raise InputError(f"{path}: expected a file of {COMMANDS['decoder']}, found none; train the decoder again")
-    return feature_files.load_array(path, np.float32, (2, refinement.REFINEMENT_AXES, run["feature_size"]))
-
-
 def face_model_of(feature_size: int) -> str:
     """Return the --face-model of preprocess.py whose features have this size."""
     return next((name for name, size in utils.FEATURE_SIZE.items() if size == feature_size), "of the run")
@@ -220,16 +213,17 @@ def check_feature_size(folder: Path, run: dict, feature_size: int) -> None:
         )
 
 
-def load_face_decoder(name: str | None, feature_size: int, exaggerate: float, refinements: int):
+def load_face_decoder(name: str | None, voices: Path, feature_size: int, exaggerate: float):
     """Load the face decoder that turns predictions of a voice encoder into pictures.
 
     Args:
         name: of the decoder's run; None for DECODER_RUN, if there is such a run.
+        voices: folder of the voice encoder's run.
         feature_size: D, of the voice encoder.
-        exaggerate, refinements: of `refinement.FaceDecoder`.
+        exaggerate: of `portraits.FaceDecoder`.
 
     Returns:
-        refinement.FaceDecoder; None if no run was named and DECODER_RUN is missing or does not fit.
+        portraits.FaceDecoder; None if no run was named and DECODER_RUN is missing or does not fit.
 
     Raises:
         InputError: if the named run is missing, does not fit or is broken.
@@ -240,9 +234,8 @@ def load_face_decoder(name: str | None, feature_size: int, exaggerate: float, re
     try:
         run = read_run(folder, "decoder")
         check_feature_size(folder, run, feature_size)
-        network, correction = load_decoder(folder, run), load_correction(folder, run)
-        training_faces = run["clips"]["train"]
-        return refinement.FaceDecoder(network, run["centre"], correction, training_faces, exaggerate, refinements)
+        network, faces = load_decoder(folder, run), likely.load(voices / utils.LIKELY, feature_size)
+        return FaceDecoder(network, run["centre"], faces, run["clips"]["train"], exaggerate)
     except InputError as error:
         if name:
             raise InputError(f"--decoder: {error}") from None

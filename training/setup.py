@@ -21,6 +21,7 @@ from voices.backend import keras
 from voices.weights import CAMPPLUS
 
 CENTRE_FACES = 10_000  # training faces whose mean is the mean face, at most
+POPULATION_FACES = 1000  # training faces whose principal axes describe faces, at most
 VALIDATION_CLIPS = 5_000  # at most; a longer validation is not worth its time
 FEW_CLIPS = 5_000  # training clips below which --encoder speaker is suggested
 
@@ -120,10 +121,20 @@ def choose_centre(name: str, data: Path, clips: list[str], feature_size: int, se
     """Return train.py's --centre: zero, or the mean face feature of the clips, CENTRE_FACES at most. float32 (feature_size,)"""
     if name == "zero":
         return np.zeros(feature_size, np.float32)
-    sample = utils.sample_clips(clips, CENTRE_FACES, seed)
-    faces = packs.in_order(packs.Pickles(data, sample, feature_size).feature, range(len(sample)))
-    total = sum(face.astype(np.float64) for face in faces)
-    return (total / len(sample)).astype(np.float32)
+    faces = _faces(data, clips, feature_size, CENTRE_FACES, seed)
+    total, n = sum(face.astype(np.float64) for face in faces), min(len(clips), CENTRE_FACES)
+    return (total / n).astype(np.float32)
+
+
+def population(data: Path, clips: list[str], feature_size: int, seed: int) -> np.ndarray:
+    """Return the face features of clips, POPULATION_FACES at most, for `likely.fit`: float32 (n, feature_size)."""
+    return np.stack([*_faces(data, clips, feature_size, POPULATION_FACES, seed)])
+
+
+def _faces(data: Path, clips: list[str], feature_size: int, most: int, seed: int):
+    """Yield the face features of clips, of a sample if there are more than `most`."""
+    sample = utils.sample_clips(clips, most, seed)
+    return packs.in_order(packs.Pickles(data, sample, feature_size).feature, range(len(sample)))
 
 
 def crops(options) -> Crops:

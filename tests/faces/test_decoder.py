@@ -58,27 +58,45 @@ def test_bilinear_sampling_matches_opencv(rng):
         np.testing.assert_allclose(again, expected, atol=0.01)
 
 
-def test_a_head_is_composed_with_plain_background_by_hand():
-    least, middle, edge, ground = decoder.LEAST_SHARE, decoder.HALF_SHARE, decoder.EDGE, decoder.BACKGROUND
-    near = middle + 0.2 / edge  # composed of 0.7 head and 0.3 background
-    # Colours times the share, and the share; the composed colours.
-    pixels = [
-        ((100, 50, 200, 255), (100, 50, 200)),
-        ((0, 0, 0, 0), (ground,) * 3),
-        ((60, 60, 60, 255 * (middle - 0.6 / edge)), (ground,) * 3),  # too small a share
-        ((60, 30, 9, 255 * near), tuple(0.7 * colour / near + 0.3 * ground for colour in (60, 30, 9))),
-        ((300, 20, -5, 255), (255, 20, 0)),
-        ((300 * near, 0, 0, 255 * near), (0.7 * 255 + 0.3 * ground, 0.3 * ground, 0.3 * ground)),  # brighter than white
-    ]
-    assert least < near < 1 and middle - 0.6 / edge > 0
-    half = np.zeros((1, SIDE, SIDE // 2, 4), np.float32)
-    for column, (given, _) in enumerate(pixels):
-        half[0, 7, column] = given
-    picture = decoder.Compose()(half).numpy()
-    assert picture.shape == (1, SIDE, SIDE, 3)
-    for column, (_, expected) in enumerate(pixels):
-        np.testing.assert_allclose(picture[0, 7, SIDE // 2 + column], expected, rtol=1e-4, atol=1e-3)
-    np.testing.assert_array_equal(picture, picture[:, :, ::-1])
+def composed(**values):
+    """Compose half textures whose maps have the given values everywhere: uint8 0 to 255. Returns (S, S, 3)."""
+    halves = np.zeros((1, textures.HALF_SIZE), np.float32)
+    maps = textures.maps_of(halves)
+    for name, of in values.items():
+        maps[name][:] = of
+    return decoder.Compose()(halves).numpy()[0]
+
+
+def test_a_person_is_composed_with_the_background_by_hand():
+    inside, edge, outside = (textures.DISTANCE_ZERO + shift * decoder.OUTLINE_WIDTH for shift in (5, 0.2, -5))
+    skin, wall = np.array([60.0, 120, 180]), decoder.background()
+    assert wall.shape == (SIDE, SIDE, 3) and 100 < wall.min() < wall.max() <= 236
+    np.testing.assert_allclose(composed(skin=skin / 2, outline=(127.5, inside)), np.broadcast_to(skin, wall.shape), atol=1e-3)
+    np.testing.assert_allclose(composed(skin=skin, outline=(255, outside)), wall, atol=1e-3)
+    mixed = 0.7 * skin + 0.3 * wall  # 0.2 of the edge's width inside
+    np.testing.assert_allclose(composed(skin=skin, outline=(255, edge)), mixed, rtol=1e-5)
+    little = decoder.LEAST_SKIN / 2  # so little skin that its colour is uncertain stays dark
+    np.testing.assert_allclose(composed(skin=skin * little, outline=(255 * little, inside)), wall * 0 + skin / 2, rtol=1e-4)
+    assert composed(skin=400, outline=(255, inside)).max() == 255 and composed(skin=-9, outline=(255, inside)).min() == 0
+
+
+def test_hair_is_composed_with_skin_by_hand():
+    skin, hair, inside = np.array([200.0, 150, 120]), np.array([40.0, 30, 20]), textures.DISTANCE_ZERO + 50
+    strands = decoder.strands()
+    lit = hair * (1 + decoder.STRAND_CONTRAST * strands)
+    for share in (0.0, 0.4, 1.0):
+        found = composed(skin=skin, outline=(255, inside), hair=(*share * hair, 255 * share))
+        of_hair = np.clip((share + decoder.STRAND_EDGE * strands - decoder.HALF_HAIR) * decoder.HAIR_STEEPNESS + 0.5, 0, 1)
+        np.testing.assert_allclose(found, skin * (1 - of_hair) + (lit if share else 0) * of_hair, rtol=1e-4, atol=1e-3)
+
+
+def test_strands_fall_from_the_crown_and_are_the_same_on_both_sides():
+    strands = decoder.strands()
+    assert strands.shape == (SIDE, SIDE, 1) and strands.dtype == np.float32
+    np.testing.assert_allclose(strands, strands[:, ::-1], atol=1e-5)
+    assert abs(strands.mean()) < 0.1 and 0.7 < strands[SIDE // 2 :].std() < 1.3 and strands[:8].std() < 0.4
+    across, down = (np.abs(np.diff(strands[SIDE // 2 :, 40:-40, 0], axis=axis)).mean() for axis in (1, 0))
+    assert across > 5 * down  # lines, not spots
 
 
 def test_landmarks_of_the_reference_shape_change_nothing(warp, rng):
@@ -167,10 +185,10 @@ def test_gradients_of_the_warp_match_finite_differences(given, warp, rng):
 def test_the_sizes_of_the_decoder(feature_size, rank, rng):
     network = decoder.face_decoder(feature_size, rank)
     assert network.input_shape == (None, feature_size) and network.output_shape == (None, SIDE, SIDE, 3)
-    sizes = [(feature_size + 1) * rank, (rank + 1) * SIDE * SIDE * 2, (feature_size + 1) * 136, 136]
+    sizes = [(feature_size + 1) * rank, (rank + 1) * textures.HALF_SIZE, (feature_size + 1) * 136, 136]
     assert network.count_params() == sum(sizes)
-    shapes = {name: network.get_layer(name).output.shape[1:] for name in ("half", "landmarks", "texture")}
-    assert shapes == {"half": (SIDE, SIDE // 2, 4), "landmarks": (68, 2), "texture": (SIDE, SIDE, 3)}
+    shapes = {name: network.get_layer(name).output.shape[1:] for name in ("texture_basis", "landmarks", "texture")}
+    assert shapes == {"texture_basis": (textures.HALF_SIZE,), "landmarks": (68, 2), "texture": (SIDE, SIDE, 3)}
     assert len(network.trainable_variables) == 6  # all but the reference shape
     pictures = decoder.decode(network, rng.normal(size=(1, feature_size)).astype(np.float32))
     assert pictures.shape == (1, SIDE, SIDE, 3) and pictures.dtype == np.uint8
@@ -192,7 +210,7 @@ def test_a_decoder_matches_its_layers_by_hand(network, rng):
     (few, few_bias), (basis, mean), (slopes, shape) = (
         network.get_layer(name).get_weights() for name in ("texture_coefficients", "texture_basis", "landmark_slopes")
     )
-    halves = ((features @ few + few_bias) @ basis + mean).reshape(-1, SIDE, SIDE // 2, 4)
+    halves = (features @ few + few_bias) @ basis + mean
     composed = decoder.Compose()(halves)
     expected = network.get_layer("warp")(composed, (features @ slopes + shape).reshape(-1, 68, 2))
     np.testing.assert_allclose(network(features), expected, atol=0.05)
@@ -250,7 +268,7 @@ def test_runs_of_the_other_model_and_broken_weights_are_reported(network, tmp_pa
 
 
 def test_statistics_become_the_decoders_weights(rng):
-    shapes = {"texture_coefficients": (6, 3), "texture_basis": (3, SIDE * SIDE * 2), "landmark_slopes": (6, 136)}
+    shapes = {"texture_coefficients": (6, 3), "texture_basis": (3, textures.HALF_SIZE), "landmark_slopes": (6, 136)}
     layers = {
         name: tuple(rng.normal(size=size).astype(np.float32) for size in (shape, shape[1])) for name, shape in shapes.items()
     }
@@ -261,6 +279,18 @@ def test_statistics_become_the_decoders_weights(rng):
         for ours, theirs in zip(network.get_layer(name).get_weights(), weights):
             np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(network.get_layer("warp").get_weights()[0], REFERENCE)
+
+
+def test_visible_changes_are_those_of_decoded_skin(network, rng):
+    """Of the texture in the face, seen from afar; linear in the feature."""
+    visible = decoder.visible_changes(network)
+    assert visible.shape[0] == 6 and visible.shape[1] % 3 == 0 and 200 < visible.shape[1] / 3 < 1600
+    features = rng.normal(size=(2, 6)).astype(np.float32)
+    half = keras.Model(network.input, network.get_layer("texture_basis").output)
+    skin = textures.both_halves(textures.maps_of(half(features).numpy())["skin"])
+    change = cv2.GaussianBlur(cv2.resize(skin[1] - skin[0], (64, 64), interpolation=cv2.INTER_AREA), (0, 0), 1.5)
+    inside = cv2.resize(textures.face_hull(REFERENCE), (64, 64)) > 0
+    np.testing.assert_allclose((features[1] - features[0]) @ visible, change[inside].ravel(), atol=1e-2)
 
 
 def test_the_first_layer_gives_the_texture_coefficients(network, rng):

@@ -8,11 +8,10 @@ from conftest import ROOT, face_shape, in_picture
 
 from clips import detection
 from faces import decoder_statistics
-from faces.textures import COVARIATES, SIDE
+from faces.textures import COVARIATES, HALF_SIZE, HALVES, SIDE, maps_of
 
 REFERENCE = in_picture(face_shape())
 
-HALF = SIDE, SIDE // 2, 4  # half a texture
 YAW, OPENING, WIDTH = map(COVARIATES.index, ("yaw", "opening", "width"))
 
 
@@ -24,14 +23,15 @@ def covariates_of(rng, n):
     spreads = {"yaw": 0.2, "jaw": 0.1, "nose": 0.1, "smile": 0.05, "width": 0.2, "down": 0.3, "blur": 0.5}
     values = {name: spread * rng.normal(size=n) for name, spread in spreads.items()}
     values |= {"opening": 0.06 * rng.uniform(size=n), "yaw squared": values["yaw"] ** 2}
+    values |= {"glasses": np.maximum(0, rng.normal(size=n)), "cropped": np.maximum(0, 0.1 * rng.normal(size=n))}
     return np.stack([values[name] for name in COVARIATES], axis=1)
 
 
-def test_the_canonical_photo_is_frontal_neutral_and_sharp(rng):
+def test_the_canonical_photo_is_frontal_neutral_sharp_and_without_glasses(rng):
     covariates = covariates_of(rng, 400)
     found = dict(zip(COVARIATES, decoder_statistics.canonical_covariates(covariates)))
     of = dict(zip(COVARIATES, covariates.T))
-    assert found["yaw"] == found["yaw squared"] == 0
+    assert found["yaw"] == found["yaw squared"] == found["glasses"] == found["cropped"] == 0
     assert np.mean(of["blur"] < found["blur"]) == pytest.approx(0.85, abs=0.005)
     closed = (of["opening"] < 0.03) & (np.abs(of["yaw"]) < 0.1) & (of["smile"] < np.median(of["smile"]))
     assert 10 < closed.sum() < 100
@@ -146,11 +146,36 @@ def test_the_basis_keeps_the_predictable_part_and_principal_components_do_not(pr
     assert kept > 0.45 and by_components < 0.2
 
 
+def test_negligible_axes_of_the_features_have_no_component(rng):
+    """As in dlib's features, of whose 128 axes only 77 hold anything: noise there would be amplified."""
+    features = rng.normal(size=(400, 6)).astype(np.float32)
+    features -= features.mean(axis=0)
+    features[:, 4:] *= 1e-4
+    targets = rng.integers(0, 256, (400, 50), dtype=np.uint8)
+    ones = np.ones(50, np.float32)
+    slopes, basis = decoder_statistics.predictable_basis(features, [ridge_of(features)], [ones], targets, 6)
+    assert slopes.shape == (6, 4) and basis.shape == (4, 50)
+
+
+def test_the_three_penalties_share_the_texture():
+    shares = decoder_statistics.shares_of_penalties(REFERENCE)
+    np.testing.assert_allclose(sum(shares), 1, atol=1e-6)
+    face, hair, body = (maps_of(share[None]) for share in shares)
+    assert min(share.min() for share in shares) >= -1e-6
+    nose, chin = round(REFERENCE[30, 1]), round(REFERENCE[8, 1])
+    assert face["skin"][0, nose, 2].min() > 0.99 and hair["skin"][0, 10, 2].min() > 0.99
+    assert body["skin"][0, -5].min() > 0.99 and body["skin"][0, chin, -10].min() > 0.99
+    assert face["outline"][0, nose // 2, 2, 0] > 0.99 and face["outline"][..., 1].max() == 0
+    for maps in (face, body):
+        assert maps["hair"].max() == 0
+    assert (hair["outline"][..., 1] == 1).all()
+
+
 def test_sharpening_is_linear_and_leaves_a_constant_alone(rng):
     face = decoder_statistics.face_share(REFERENCE)
-    a, b = rng.normal(size=(2, 1, SIDE * SIDE * 2)).astype(np.float32)
+    a, b = rng.normal(size=(2, 1, HALF_SIZE)).astype(np.float32)
     sharpened = decoder_statistics.sharpen(np.concatenate([a, b, 2 * a - 3 * b, np.full_like(a, 7)]), face)
-    assert sharpened.shape == (4, SIDE * SIDE * 2)
+    assert sharpened.shape == (4, HALF_SIZE)
     np.testing.assert_allclose(sharpened[2], 2 * sharpened[0] - 3 * sharpened[1], atol=1e-4)
     np.testing.assert_allclose(sharpened[3], 7, atol=1e-4)
 
@@ -158,13 +183,15 @@ def test_sharpening_is_linear_and_leaves_a_constant_alone(rng):
 def test_the_face_is_sharpened_and_its_surroundings_are_smoothed(rng):
     face = decoder_statistics.face_share(REFERENCE)
     assert face[:20].max() < 0.01 and face[round(REFERENCE[30, 1]), SIDE // 2] == pytest.approx(1, abs=1e-3)
-    noise = rng.normal(size=(1, *HALF)).astype(np.float32)
-    noise = np.stack([cv2.GaussianBlur(noise[0], (0, 0), 1)])
-    sharpened = decoder_statistics.sharpen(noise.reshape(1, -1), face).reshape(HALF)
-    inner, outer = (slice(90, 120), slice(0, 15)), (slice(0, 20), slice(60, 96))
-    assert sharpened[*inner, :3].std() > 1.1 * noise[0][*inner, :3].std()
-    assert sharpened[*outer].std() < 0.9 * noise[0][*outer].std()
-    np.testing.assert_allclose(sharpened[*inner, 3], noise[0][*inner, 3], atol=0.02)  # the share is not sharpened
+    noise = rng.normal(size=(1, HALF_SIZE)).astype(np.float32)
+    of_skin = maps_of(noise)["skin"][0]
+    of_skin[:] = cv2.GaussianBlur(of_skin, (0, 0), 1)
+    before, after = maps_of(noise), maps_of(decoder_statistics.sharpen(noise, face))
+    inner, outer = (0, slice(120, 160), slice(0, 20)), (0, slice(0, 25), slice(80, 128))
+    assert after["skin"][inner].std() > 1.1 * before["skin"][inner].std()
+    assert after["skin"][outer].std() < 0.9 * before["skin"][outer].std()
+    for name in ("outline", "hair"):
+        np.testing.assert_array_equal(after[name], before[name])
 
 
 # ---------------------------------------------------------------- the whole
@@ -172,10 +199,13 @@ def test_the_face_is_sharpened_and_its_surroundings_are_smoothed(rng):
 
 def waves(n, rng):
     """Return textures without detail, which sharpening hardly changes: float (n, M), standard deviation about 1."""
-    y, x = np.mgrid[:SIDE, : SIDE // 2] / SIDE
-    rows = rng.normal(size=(n, 3, 2, 4))
-    planes = np.stack([np.cos(np.pi * i * y) * np.cos(np.pi * 2 * j * x) for i in range(3) for j in range(2)])
-    return np.tensordot(rows.reshape(n, 6, 4), planes, ([1], [0])).transpose(0, 2, 3, 1).reshape(n, -1) / np.sqrt(6)
+    made = []
+    for height, width, channels in HALVES.values():
+        y, x = np.mgrid[:height, :width] / height
+        rows = rng.normal(size=(n, 6, channels))
+        planes = np.stack([np.cos(np.pi * i * y) * np.cos(np.pi * 2 * j * x) for i in range(3) for j in range(2)])
+        made.append(np.tensordot(rows, planes, ([1], [0])).transpose(0, 2, 3, 1).reshape(n, -1) / np.sqrt(6))
+    return np.concatenate(made, axis=1)
 
 
 @pytest.fixture
@@ -218,17 +248,18 @@ def test_the_fit_recovers_textures_and_landmarks_without_covariates(world, rng):
     """For training faces and for unseen people; differences from the mean texture are larger by TEXTURE_GAIN."""
     given, truth = world
     statistics = decoder_statistics.fit(*given, REFERENCE)
-    assert statistics.mean.shape == (SIDE * SIDE * 2,)
-    assert statistics.texture_slopes.shape == (len(COVARIATES), SIDE * SIDE * 2)
+    assert statistics.mean.shape == (HALF_SIZE,)
+    assert statistics.texture_slopes.shape == (len(COVARIATES), HALF_SIZE)
     unseen = (0.3 + rng.normal(size=(20, 5))).astype(np.float32)
     for features in (given[0], unseen):
         textures, shapes = decoded(statistics, features)
         true_textures, true_shapes = truth(features)
         mean = truth(given[0].mean(axis=0, keepdims=True))[0]
         expected = mean + decoder_statistics.TEXTURE_GAIN * (true_textures - mean)
-        error = (textures - expected).reshape(-1, *HALF)
-        face = decoder_statistics.face_share(REFERENCE)[:, SIDE // 2 :] > 0.9
-        assert np.abs(error[:, face]).mean() < 0.4 and np.abs(error).mean() < 0.8  # the penalty is larger around the face
+        error, shares = textures - expected, decoder_statistics.shares_of_penalties(REFERENCE)
+        # The penalty is larger around the face, and larger still below it.
+        assert np.abs(error[:, shares[0] > 0.9]).mean() < 0.4 and np.abs(error[:, shares[2] < 0.1]).mean() < 0.8
+        assert np.abs(error[:, shares[2] > 0.9]).mean() < 4
         assert np.abs(true_textures - mean).mean() > 5
         assert np.abs(shapes - true_shapes).max() < 0.1
         assert np.abs(true_shapes - REFERENCE).mean() > 0.8
@@ -248,7 +279,7 @@ def test_targets_are_photos_at_canonical_covariates(world):
     features, _, halves, shapes, covariates = given
     statistics = decoder_statistics.fit(*given, REFERENCE)
     textures, landmarks = statistics.targets(halves[:7], shapes[:7], covariates[:7])
-    assert textures.dtype == np.float32 and textures.shape == (7, SIDE * SIDE * 2) and landmarks.shape == (7, 68, 2)
+    assert textures.dtype == np.float32 and textures.shape == (7, HALF_SIZE) and landmarks.shape == (7, 68, 2)
     true_textures, true_shapes = truth(features[:7])
     mean = truth(features.mean(axis=0, keepdims=True))[0]
     assert np.abs(textures - mean - decoder_statistics.TEXTURE_GAIN * (true_textures - mean)).mean() < 0.8
@@ -286,7 +317,7 @@ def test_fewer_components_than_the_feature_has_numbers(world, monkeypatch):
     given, _ = world
     statistics = decoder_statistics.fit(*given, REFERENCE)
     assert statistics.layers["texture_coefficients"][0].shape == (5, 2)
-    assert statistics.layers["texture_basis"][0].shape == (2, SIDE * SIDE * 2)
+    assert statistics.layers["texture_basis"][0].shape == (2, HALF_SIZE)
 
 
 def test_statistics_and_workers_need_no_tensorflow():

@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 
 import cv2
@@ -11,8 +10,6 @@ from faces import textures
 from faces.textures import SIDE
 
 REFERENCE = in_picture(face_shape())
-
-HALF = SIDE, SIDE // 2, 4  # half a texture
 
 
 def turned(points, degrees, scale, shift):
@@ -140,43 +137,6 @@ def test_a_much_larger_photo_is_reduced_without_moire():
     assert np.abs(picture[8:-8, 8:-8].astype(int) - 127).max() < 5
 
 
-# ---------------------------------------------------------------- segmentation
-
-
-@pytest.mark.parametrize("trait", [0.2, 0.5, 0.8])
-def test_a_person_is_cut_out(trait, make_demo):
-    """The truth is where a rendered person has the same colours in front of two backdrops."""
-    person = make_demo.Person(*np.full(11, trait))
-    photos = [render(make_demo, dataclasses.replace(person, backdrop=backdrop)) for backdrop in (0.0, 1.0)]
-    landmarks = landmarks_of(photos[0])
-    (picture, inside, _), (other, _, _) = (textures.align(photo, landmarks, REFERENCE) for photo in photos)
-    truth = inside & (np.abs(picture.astype(int) - other).max(axis=2) < 12)
-    for of in (picture, other):
-        share = textures.cut_out(of, inside)
-        assert share.shape == (SIDE, SIDE) and 0 <= share.min() <= share.max() <= 1
-        found = share > 0.5
-        assert (found & truth).sum() / (found | truth).sum() > 0.9
-        np.testing.assert_array_equal(textures.cut_out(of, inside), share)  # deterministic
-
-
-def test_the_person_ends_where_the_photo_ends(make_demo):
-    photo = render(make_demo, make_demo.Person(*np.full(11, 0.5)))
-    picture, inside, _ = textures.align(photo, landmarks_of(photo), REFERENCE)
-    inside = inside.copy()
-    inside[:, : SIDE // 2] = False
-    share = textures.cut_out(picture, inside)
-    assert share[:, : SIDE // 2].max() == 0 and share[SIDE // 2, SIDE // 2 + 10] > 0.9
-
-
-def test_an_empty_picture_and_a_close_up_of_a_face_are_segmented(make_demo):
-    everywhere = np.ones((SIDE, SIDE), bool)
-    assert textures.cut_out(np.full((SIDE, SIDE, 3), 128, np.uint8), everywhere).max() < 0.01
-    photo = render(make_demo, make_demo.Person(*np.full(11, 0.5)))
-    skin = textures.align(photo, landmarks_of(photo), in_picture(3 * face_shape()))[0]  # from brow to nose, from eye to eye
-    share = textures.cut_out(skin, everywhere)
-    assert np.isfinite(share).all() and 0 <= share.min() <= share.max() <= 1
-
-
 # ---------------------------------------------------------------- the warp
 
 
@@ -224,14 +184,14 @@ def test_a_face_of_the_reference_shape_is_unchanged(rng):
 def test_a_shifted_face_moves_to_the_reference_and_the_border_stays(rng):
     picture = smooth(rng, SIDE, SIDE, radius=10)
     warped = textures.to_reference(picture, REFERENCE + np.float32((5, -3)), REFERENCE)
-    y, x = np.mgrid[70:140, 75:116]  # among the landmarks
+    y, x = np.mgrid[110:180, 108:149]  # among the landmarks
     assert np.abs(warped[y, x] - picture[y - 3, x + 5]).max() < 3  # of 175 grey values
     assert np.abs(picture[y, x] - picture[y - 3, x + 5]).max() > 15
     np.testing.assert_allclose(warped[[0, -1]], picture[[0, -1]], atol=3)
 
 
 def test_the_warp_follows_the_spline_at_every_pixel(rng):
-    picture = smooth(rng, SIDE, SIDE, 3)
+    picture = smooth(rng, SIDE, SIDE, 3, radius=8)
     landmarks = in_picture(face_shape(0.15, 0.05, 0.1) + 0.02 * rng.normal(size=(68, 2)))
     points = np.concatenate([REFERENCE, textures.border()])
     sources = spline_by_hand(points, np.concatenate([landmarks, textures.border()]), every_pixel())
@@ -250,12 +210,12 @@ def test_the_side_that_faces_the_camera_makes_the_texture():
     texture[:, : SIDE // 2] = 10
     for yaw, expected in ((0, 105), (5, 10), (-5, 200), (0.1, 10 + 190 / (1 + np.exp(1.2)))):
         half = textures.right_half(texture, yaw)  # yaw > 0: turned to the picture's right, left cheek to the camera
-        assert half.shape == HALF
+        assert half.shape == (SIDE, SIDE // 2, 4)
         np.testing.assert_allclose(half, expected, atol=1e-3)
 
 
 def test_two_halves_make_a_symmetric_texture(rng):
-    half = rng.normal(size=(2, *HALF)).astype(np.float32)
+    half = rng.normal(size=(2, SIDE, SIDE // 2, 4)).astype(np.float32)
     full = textures.both_halves(half)
     assert full.shape == (2, SIDE, SIDE, 4)
     np.testing.assert_array_equal(full, full[:, :, ::-1])
@@ -263,35 +223,62 @@ def test_two_halves_make_a_symmetric_texture(rng):
         np.testing.assert_array_equal(textures.right_half(one, 0), of)
 
 
-def test_the_head_mask_ends_at_the_chin_beside_the_neck():
-    mask = textures.head_mask(REFERENCE)
-    assert mask.shape == (SIDE, SIDE) and mask.dtype == np.float32 and 0 <= mask.min() <= mask.max() <= 1
-    chin = round(REFERENCE[8, 1])
-    x, y = REFERENCE.round().astype(int).T
-    assert mask[y, x].min() > 0.5 and mask[SIDE // 2, SIDE // 2] == pytest.approx(1)
-    assert mask[chin + 15, SIDE // 2] > 0.99 and mask[chin + 15, [20, SIDE - 20]].max() < 0.01
-    np.testing.assert_allclose(mask, mask[:, ::-1], atol=1e-6)
+def test_half_textures_are_three_maps(rng):
+    halves = rng.integers(0, 256, (5, textures.HALF_SIZE), dtype=np.uint8)
+    maps = textures.maps_of(halves)
+    shapes = {"skin": (SIDE, SIDE // 2, 3), "outline": (SIDE // 2, SIDE // 4, 2), "hair": (SIDE // 4, SIDE // 8, 4)}
+    assert {name: of.shape for name, of in maps.items()} == {name: (5, *shape) for name, shape in shapes.items()}
+    np.testing.assert_array_equal(np.concatenate([of.reshape(5, -1) for of in maps.values()], axis=1), halves)
+    maps["hair"][3, 0, 0, 0] += 1  # views
+    assert (textures.maps_of(halves)["hair"] == maps["hair"]).all()
+
+
+def test_the_distance_to_an_outline_by_hand():
+    """A disk: the distance to its edge, positive inside."""
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    radius = np.hypot(x, y)
+    found = textures.distance_to_outline((radius < 60).astype(np.float32))
+    assert found.dtype == np.float32
+    far = np.abs(radius - 60) > 2
+    np.testing.assert_allclose(found[far], (60 - radius)[far], atol=1.1)
+    assert (found[radius < 60] > 0).all() and (found[radius > 60] < 0).all()
 
 
 def test_the_texture_of_a_photo(make_demo):
-    """Zero beside the head; in the head, the colours of the photo at the landmarks."""
+    """The colours of the photo at the landmarks; nothing of skin or hair beside the person; hair above the face only."""
     photo, landmarks = rendered_portrait(make_demo)
     half, shape, covariates = textures.texture_of(photo, landmarks, REFERENCE)
-    assert half.shape == (SIDE * SIDE * 2,) and half.dtype == np.uint8
+    assert half.shape == (textures.HALF_SIZE,) and half.dtype == np.uint8
     assert shape.shape == (68, 2) and covariates.shape == (len(textures.COVARIATES),)
     np.testing.assert_allclose(covariates[:7], textures.shape_covariates(shape))
     np.testing.assert_allclose(shape, textures.transform(textures.similarity(landmarks, REFERENCE), landmarks), atol=1e-3)
-    half = half.reshape(HALF).astype(float)
-    share = half[..., 3]
-    assert (half[..., :3] <= share[..., None] + 1).all()  # colours times the share
-    assert share[:, -4:].max() == 0 and share[SIDE // 2, 5] == 255
+    maps = {name: of[0].astype(float) for name, of in textures.maps_of(half[None]).items()}
+    skin, (share, distance), hair = maps["skin"], np.moveaxis(maps["outline"], 2, 0), maps["hair"]
+    middle = round(REFERENCE[30, 1])
+    assert share[middle // 2, 2] == 255 and distance[middle // 2, 2] > textures.DISTANCE_ZERO + 20
+    assert share[middle // 2, -4:].max() == 0 and distance[middle // 2, -4:].max() < textures.DISTANCE_ZERO
+    assert skin[middle, -8:].max() == 0
+    assert (hair[..., :3] <= hair[..., 3:] + 1).all()  # colours times the share
+    assert hair[: middle // 4, ..., 3].max() > 200 and hair[middle // 4, 2, 3] == 0
     for number in (12, 13, 14):  # the right cheek, beside the landmarks of the jaw
         x, y = (0.3 * REFERENCE[30] + 0.7 * REFERENCE[number]).round().astype(int)
         colours = []
         for at in (number, 16 - number):
             column, row = (0.3 * landmarks[30] + 0.7 * landmarks[at]).round().astype(int)
             colours.append(photo[row - 1 : row + 2, column - 1 : column + 2].mean(axis=(0, 1)))
-        np.testing.assert_allclose(half[y, x - SIDE // 2, :3], np.mean(colours, axis=0), atol=16)
+        np.testing.assert_allclose(skin[y, x - SIDE // 2], np.mean(colours, axis=0), atol=16)
+
+
+def test_a_photo_that_does_not_reach_all_of_the_picture_is_cropped(make_demo):
+    photo, landmarks = rendered_portrait(make_demo)
+    left, top = np.floor(landmarks.min(axis=0)).astype(int) - 30
+    right, bottom = np.ceil(landmarks.max(axis=0)).astype(int) + 30
+    tight = np.ascontiguousarray(photo[top:bottom, left:right])
+    cropped = [
+        dict(zip(textures.COVARIATES, textures.texture_of(of, points, REFERENCE)[2]))["cropped"]
+        for of, points in ((photo, landmarks), (tight, landmarks - (left, top)))
+    ]
+    assert cropped[0] < 0.2 < cropped[1] < 0.9
 
 
 def test_a_photo_and_its_mirror_image_have_one_texture(make_demo):
@@ -325,6 +312,17 @@ def test_yaw_changes_sign_in_the_mirror():
     ours, theirs = (textures.shape_covariates(of) for of in (shape, detection.mirror_landmarks(shape, SIDE)))
     assert ours[YAW] > 0.2
     np.testing.assert_allclose(theirs, ours * [-1, 1, 1, 1, 1, 1, 1], atol=1e-5)
+
+
+def test_glasses_are_measured_by_their_bridge(make_demo):
+    photo, landmarks = rendered_portrait(make_demo)
+    picture, _, shape = textures.align(photo, landmarks, REFERENCE)
+    texture = textures.to_reference(picture, shape, REFERENCE)
+    smooth = cv2.GaussianBlur(texture, (0, 0), 3)
+    assert textures.glasses_covariate(smooth, REFERENCE) == 0
+    (x, y), half = REFERENCE[textures.EYES].mean(axis=0), round(0.3 * textures.EYE_DISTANCE * SIDE)
+    cv2.line(smooth, (round(x) - half, round(y)), (round(x) + half, round(y)), (20, 20, 20), 3)
+    assert textures.glasses_covariate(smooth, REFERENCE) > 1
 
 
 def lit_face(across, down, rng):

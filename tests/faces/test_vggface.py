@@ -142,3 +142,14 @@ def test_a_failed_download_is_reported(tmp_path, monkeypatch, server):
     with pytest.raises(InputError, match=r"could not download .*404.*put http.*gone\.h5 there by hand, or use --face-m"):
         vggface.fetch_weights()
     assert list(tmp_path.rglob("*.h5")) == []
+
+
+def test_features_are_extracted_as_by_preprocessing(frames):
+    import face_recognition
+
+    blank = np.full((80, 90, 3), 200, np.uint8)
+    features = vggface.feature_extractor(128)([frames[0], blank, frames[1]])
+    assert features.shape == (3, 128) and features.dtype == np.float32 and np.isnan(features[1]).all()
+    for number in (0, 1):
+        expected = face_recognition.face_encodings(frames[number])[0]
+        np.testing.assert_allclose(features[2 * number], expected, atol=0.02)

@@ -5,9 +5,12 @@ import pytest
 
 import utils
 from clips import feature_files
-from faces import refinement
+from faces import decoder, likely, portraits
+from faces.textures import SIDE
 from training import runs
+from training.batches import predict_features
 from utils import normalise
+from voices.backend import keras
 
 
 @pytest.fixture(autouse=True)
@@ -15,14 +18,14 @@ def checkpoints(no_named_runs):
     return no_named_runs
 
 
-def test_decoded_faces_are_exaggerated_from_the_mean(decoder_run, rng):
+def test_decoded_faces_are_exaggerated_from_the_mean(decoder_run, voice_run, rng):
     read = runs.read_run(decoder_run, "decoder")
     network = runs.load_decoder(decoder_run, read)
     features = (read["centre"] + 0.05 * rng.normal(size=(3, 128))).astype(np.float32)
     decoded = {}
     for factor in (0.0, 1.0, 1.4):
-        decoded[factor] = runs.load_face_decoder(str(decoder_run), 128, factor, 3)(features)
-        assert decoded[factor].shape == (3, 192, 192, 3) and decoded[factor].dtype == np.uint8
+        decoded[factor] = runs.load_face_decoder(str(decoder_run), voice_run, 128, factor)(features)
+        assert decoded[factor].shape == (3, SIDE, SIDE, 3) and decoded[factor].dtype == np.uint8
         by_hand = (network(read["centre"] + factor * (features - read["centre"])).numpy().clip(0, 255)).round()
         assert np.abs(decoded[factor] - by_hand).max() <= 1
     mean = decoded[0.0][0].astype(int)
@@ -31,32 +34,56 @@ def test_decoded_faces_are_exaggerated_from_the_mean(decoder_run, rng):
     assert 1.1 * away[0] < away[1] < 1.7 * away[0]
 
 
-def test_refinement_brings_a_decoded_face_nearer_to_the_prediction(decoder_run, demo_data):
-    """By the decoded face's own feature. Features of true faces are decoded as they are."""
-    extract = refinement.feature_extractor(128)
-    clips = feature_files.ready_clips(demo_data)[:6]
-    centre = runs.read_run(decoder_run, "decoder")["centre"]
-    predicted = centre + 0.4 * (np.stack([feature_files.load_embedding(demo_data, clip, 128) for clip in clips]) - centre)
-    plain, refined = (runs.load_face_decoder(str(decoder_run), 128, 1.0, steps) for steps in (0, 3))
-    np.testing.assert_array_equal(plain(predicted), refined(predicted))
-    again = plain.from_voices(8 * (predicted - centre), centre)
-    np.testing.assert_array_equal(plain.from_voices(predicted - centre, centre), again)  # whatever the length
-    axes = feature_files.load_array(decoder_run / utils.CORRECTION, np.float32, (2, 64, 128))[1]
-    as_far = centre + 0.4 * np.linalg.norm(axes) * normalise(predicted - centre)
-    assert np.abs(again - plain(as_far).astype(int)).max() <= 1
-    whole = plain.from_voices(predicted, np.zeros(128, np.float32))  # --centre zero
-    assert np.abs(whole - plain(np.linalg.norm(centre) * normalise(predicted)).astype(int)).max() <= 1
-    mean = extract(plain(centre[None]))
-    cosines = [
-        (normalise(extract(pictures) - mean) * normalise(predicted - centre)).sum(axis=1).mean()
-        for pictures in (plain.from_voices(predicted - centre, centre), refined.from_voices(predicted - centre, centre))
-    ]
-    assert cosines[1] > cosines[0] + 0.03
+def test_faces_from_voices_are_vivid(decoder_run, voice_run, demo_data):
+    """As the run's `likely.npz` and the decoder say; whatever the length of the predictions."""
+    decode = runs.load_face_decoder(str(decoder_run), voice_run, 128, 1.0)
+    encoder, run = runs.load_encoder(voice_run, runs.read_run(voice_run)), runs.read_run(voice_run)
+    voices, _ = predict_features(encoder, demo_data, feature_files.ready_clips(demo_data)[:6], 128)
+    faces = likely.load(voice_run / utils.LIKELY, 128)
+    features = faces.vivid(normalise(voices - run["centre"]), decoder.visible_changes(decode.network))
+    pictures = decode.from_voices(voices - run["centre"])
+    np.testing.assert_array_equal(pictures, decode(features))
+    np.testing.assert_array_equal(pictures, decode.from_voices(8 * (voices - run["centre"])))
+    assert np.abs(pictures.astype(int) - pictures[:1]).max() > 20
 
 
-def test_a_decoder_is_taken_without_being_named_if_it_fits(decoder_run, wide_decoder_run, checkpoints, capsys):
+def test_samples_are_decoded(decoder_run, voice_run, rng):
+    decode = runs.load_face_decoder(str(decoder_run), voice_run, 128, 1.0)
+    prediction = rng.normal(size=128).astype(np.float32)
+    drawn = decode.samples(prediction, 3)
+    assert drawn.shape == (3, SIDE, SIDE, 3) and drawn.dtype == np.uint8
+    expected = decode(decode.likely.samples(normalise(prediction[None])[0], 3, 0))
+    np.testing.assert_array_equal(drawn, expected)
+    assert np.abs(drawn[0].astype(int) - drawn[1]).max() > 5
+
+
+def test_landmarks_are_found_in_decoded_faces(decoder_run, voice_run, demo_data):
+    """As in the photo, without a detector: where the decoder has put them, within a few pixels."""
+    decode = runs.load_face_decoder(str(decoder_run), voice_run, 128, 1.0)
+    names = feature_files.ready_clips(demo_data)[:4]
+    features = np.stack([feature_files.load_embedding(demo_data, name, 128) for name in names])
+    found = portraits.landmarks_in(decode(features))
+    of_decoder = keras.Model(decode.network.input, decode.network.get_layer("landmarks").output)(features).numpy()
+    assert found.shape == (4, 68, 2)
+    assert np.median(np.linalg.norm(found - of_decoder, axis=2)) < 6
+
+
+def test_a_run_without_likely_faces_is_told(decoder_run, voice_run, tmp_path, checkpoints, capsys):
+    """As those of earlier versions."""
+    shutil.copytree(decoder_run, checkpoints / "decoder")
+    earlier = shutil.copytree(voice_run, tmp_path / "earlier")
+    (earlier / utils.LIKELY).unlink()
+    assert runs.load_face_decoder(None, earlier, 128, 1.0) is None
+    told = capsys.readouterr().err
+    assert told.startswith(f"no decoded faces: {earlier / utils.LIKELY}: expected the likely faces of a run, found")
+    assert "run train.py again" in told and told.count("\n") == 1
+    with pytest.raises(utils.InputError, match=r"--decoder: .*likely.npz"):
+        runs.load_face_decoder(str(decoder_run), earlier, 128, 1.0)
+
+
+def test_a_decoder_is_taken_without_being_named_if_it_fits(decoder_run, voice_run, wide_decoder_run, checkpoints, capsys):
     def load():
-        return runs.load_face_decoder(None, 128, 1.0, 3)
+        return runs.load_face_decoder(None, voice_run, 128, 1.0)
 
     assert load() is None and capsys.readouterr().err == ""
     shutil.copytree(wide_decoder_run, checkpoints / "decoder")
@@ -69,4 +96,4 @@ def test_a_decoder_is_taken_without_being_named_if_it_fits(decoder_run, wide_dec
     assert "expected a run of python train.py decoder, found a run of python train.py" in capsys.readouterr().err
     shutil.rmtree(checkpoints / "decoder")
     shutil.copytree(decoder_run, checkpoints / "decoder")
-    assert load()(np.zeros((1, 128), np.float32)).shape == (1, 192, 192, 3)
+    assert load()(np.zeros((1, 128), np.float32)).shape == (1, SIDE, SIDE, 3)

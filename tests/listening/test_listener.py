@@ -69,10 +69,10 @@ def test_the_most_similar_faces_are_seen_from_the_centre(loaded, rng):
 
 
 def test_loading_takes_a_decoder_where_there_is_one(voice_run, decoder_run, no_named_runs):
-    assert listener.load(voice_run, None, 1.0, 0).face_decoder is None
+    assert listener.load(voice_run, None, 1.0).face_decoder is None
     with pytest.raises(utils.InputError, match="decoder: expected a face decoder, or faces to choose from, found neither"):
-        listener.load(voice_run, None, 1.0, 0, needs_faces=True)
+        listener.load(voice_run, None, 1.0, needs_faces=True)
     shutil.copytree(decoder_run, no_named_runs / utils.DECODER_RUN)
-    loaded = listener.load(voice_run, None, 1.4, 2, needs_faces=True)
-    assert (loaded.face_decoder.exaggerate, loaded.face_decoder.refinements) == (1.4, 2)
+    loaded = listener.load(voice_run, None, 1.4, needs_faces=True)
+    assert loaded.face_decoder.exaggerate == 1.4
     assert loaded.folder == voice_run and loaded.run["feature_size"] == 128

@@ -9,10 +9,12 @@ import model
 import train
 import utils
 from clips import feature_files
+from faces import likely
 from judging.ranks import rank
-from training import closed_form, epochs, runs
+from training import closed_form, epochs, runs, setup
 from training.batches import predict_features
 from training.losses import l2_loss
+from utils import normalise
 from voices import campplus, weights
 from voices.weights import GE2E
 
@@ -180,7 +182,7 @@ def test_the_speaker_encoder_is_fitted_in_closed_form(speaker_run, demo_data):
 
     The 5 validation people are too few to choose: all 27 do, each left out in turn, and then the head is fitted on all.
     """
-    files = {utils.BEST_WEIGHTS, utils.LAST_WEIGHTS, utils.CENTRE, utils.CLIPS, utils.OPTIONS, utils.HISTORY}
+    files = {utils.BEST_WEIGHTS, utils.LAST_WEIGHTS, utils.LIKELY, utils.CENTRE, utils.CLIPS, utils.OPTIONS, utils.HISTORY}
     assert {path.name for path in speaker_run.iterdir()} == files  # no curves and no TensorBoard events without an epoch
     options = json.loads((speaker_run / "options.json").read_text())
     assert (options["encoder"], options["epochs"], options["precision"]) == ("speaker", 0, "float32")
@@ -201,9 +203,17 @@ def test_the_speaker_encoder_is_fitted_in_closed_form(speaker_run, demo_data):
         moments.add(embeddings[part], found[part][1])
     videos = [utils.video_of(clip) for part in clips for clip in clips[part]]
     x, faces = (np.concatenate([of["train"], of["val"]]) for of in (embeddings, {p: f[1] for p, f in found.items()}))
-    predictions = closed_form.left_out(moments, x, faces, videos, closed_form.PENALTIES, train.Options.whitening)
+    predictions = [*closed_form.left_out(moments, x, faces, videos, closed_form.PENALTIES, train.Options.whitening)]
     scores = [rank(voices - centre, faces - centre, videos).matching.mean() for voices in predictions]
-    chosen = closed_form.PENALTIES[np.flatnonzero(np.isclose(scores, max(scores)))[-1]]
+    best = np.flatnonzero(np.isclose(scores, max(scores)))[-1]
+    chosen = closed_form.PENALTIES[best]
+    population = setup.population(demo_data, clips["train"], 128, SEED)
+    expected, saved = (
+        likely.fit(normalise(predictions[best] - centre), faces, population),
+        likely.load(speaker_run / utils.LIKELY, 128),
+    )
+    np.testing.assert_allclose(np.abs(saved.means @ saved.axes), np.abs(expected.means @ expected.axes), atol=2e-3)
+    np.testing.assert_allclose(saved.slopes.sum(), expected.slopes.sum(), rtol=0.01)
     kernel, bias = encoder.get_layer("head").get_weights()
     ((expected, _),) = closed_form.heads(moments, [chosen], train.Options.whitening)
     np.testing.assert_allclose(kernel, expected, rtol=1e-3, atol=1e-4)
@@ -317,9 +327,9 @@ def test_a_sample_of_the_training_clips(demo_data, tmp_path, capsys):
 
 def test_the_line_of_a_closed_form():
     for penalty, shown in ((10**0.5, "3.16"), (1000.0, "1000"), (10**-1.5, "0.03")):
-        line = epochs.line_of_closed_form(9.06, closed_form.Fit(0.5, penalty, 0.775, 67, False, None))
+        line = epochs.line_of_closed_form(9.06, closed_form.Fit(0.5, penalty, 0.775, 67, False, None, None))
         assert line == f"fitted in 9.1 s, ridge penalty {shown}, 1:2 77.5 % of 67 validation clips"
-    line = epochs.line_of_closed_form(9.06, closed_form.Fit(0.5, 1.0, 0.775, 67, True, None))
+    line = epochs.line_of_closed_form(9.06, closed_form.Fit(0.5, 1.0, 0.775, 67, True, None, None))
     assert line.endswith("1:2 77.5 % of 67 training and validation clips, by cross-validation")
 
 

@@ -43,7 +43,7 @@ def test_the_losses_by_hand(network, rng):
     features = rng.normal(size=(3, 6)).astype(np.float32)
     kernel, bias = network.get_layer("landmark_slopes").get_weights()
     shapes = (features @ kernel + bias).reshape(-1, 68, 2)
-    parts = keras.Model(network.input, network.get_layer("half").output)
+    parts = keras.Model(network.input, network.get_layer("texture_basis").output)
     halves = parts(features).numpy().reshape(3, -1)
     exact = decoder_training.losses(network)(features, halves, shapes).numpy()
     np.testing.assert_allclose(exact, [0, 0], atol=1e-3)
@@ -77,7 +77,7 @@ def tiny_face_network(feature_size=6):
 def test_training_lowers_the_losses(with_network, network, rng):
     features = rng.normal(size=(4, 6)).astype(np.float32)
     other = small_decoder(np.random.default_rng(7))
-    outputs = [other.get_layer(name).output for name in ("half", "landmarks")]
+    outputs = [other.get_layer(name).output for name in ("texture_basis", "landmarks")]
     halves, shapes = keras.Model(other.input, outputs)(features)
     halves = tf.reshape(halves, (4, -1))
     extract = decoder_training.differentiable_extractor(tiny_face_network(), REFERENCE) if with_network else None
@@ -96,11 +96,11 @@ def test_the_feature_loss_alone_trains_textures_and_landmarks(network, rng, monk
     monkeypatch.setattr(decoder_training, "LANDMARK_WEIGHT", 0.0)
     monkeypatch.setattr(decoder_training, "TEXTURE_WEIGHT", 0.0)
     features = rng.normal(size=(4, 6)).astype(np.float32)
-    empty = np.zeros((4, SIDE * SIDE * 2), np.float32), np.zeros((4, 68, 2), np.float32)
+    empty = np.zeros((4, textures.HALF_SIZE), np.float32), np.zeros((4, 68, 2), np.float32)
     before = [weight.numpy() for weight in network.trainable_variables]
     score = decoder_training.losses(network, decoder_training.differentiable_extractor(tiny_face_network(), REFERENCE))
     step = decoder_training.training_step(network, steps.adam(network, "paper", 2e-2, 100, 0), score)
-    losses = [step(features, *empty).numpy() for _ in range(12)]
+    losses = [step(features, *empty).numpy() for _ in range(24)]
     assert losses[0][:2].tolist() == [0, 0] and losses[-1][2] < 0.85 * losses[0][2]
     changed = [np.abs(weight - old).max() > 1e-5 for weight, old in zip(network.trainable_variables, before)]
     assert all(changed)  # through the warp

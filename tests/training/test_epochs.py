@@ -21,14 +21,13 @@ def test_the_time_of_an_epoch_and_of_all_epochs():
     assert epochs.line_of_time(0.36, 2000, 1) == "train: about 12 min an epoch"
 
 
-def test_validation_compares_directions_from_the_centre(monkeypatch, rng):
+def test_validation_compares_directions_from_the_centre(rng):
     """From the centre each voice points to its own face; from zero all faces lie in nearly the same direction."""
     centre = np.full(8, 50, np.float32)
     directions = rng.normal(size=(6, 8)).astype(np.float32)
     predicted = centre + 0.1 * directions, centre + directions
-    monkeypatch.setattr(epochs, "predict_features", lambda *_, **__: predicted)
     clips = [f"{name}_1" for name in "abcdef"]
-    scores = epochs.validate(None, lambda face, voice, videos: np.abs(face - voice).sum(axis=1), centre, None, clips, 4)
+    scores = epochs.validate(predicted, lambda face, voice, videos: np.abs(face - voice).sum(axis=1), centre, clips, 4)
     assert (scores["val_matching"], scores["val_median_rank"], scores["val_recall"]["1"]) == (1, 1, 1)
     assert scores["val_loss"] == pytest.approx(0.9 * np.abs(directions).sum(axis=1).mean(), rel=1e-3)
     assert scores["val_gallery"] == 6 and scores["val_chance"]["1"] == pytest.approx(1 / 6)
@@ -150,15 +149,15 @@ def test_the_last_line_names_the_best_epoch(tmp_path):
     assert epochs.line_of_best(runs.Progress(history=[{"epoch": 0}]), "w") == "train: w"
 
 
-def test_the_validation_loss_compares_different_people(monkeypatch, rng):
+def test_the_validation_loss_compares_different_people(rng):
     """10 clips each of 50 videos, by name: an encoder that tells all voices apart is far better than one that ignores them."""
     faces = rng.normal(size=(50, 1, 16)) + 0.1 * rng.normal(size=(50, 10, 16))  # of one person nearly the same
     faces = faces.reshape(500, 16).astype(np.float32)
     clips = [f"v{number // 10:02}_{number % 10}-9" for number in range(500)]
     loss, found = loss_function("contrastive", np.zeros(16, np.float32)), []
     for voices in (faces, np.ones_like(faces) + 1e-3 * faces):
-        monkeypatch.setattr(epochs, "predict_features", lambda *_, voices=voices: (voices, faces))
-        found.append(epochs.validate(None, loss, np.zeros(16, np.float32), "data", clips, 16)["val_loss"])
+        predicted = voices, faces
+        found.append(epochs.validate(predicted, loss, np.zeros(16, np.float32), clips, 16)["val_loss"])
     assert found[0] < 0.1 and found[1] > 3.5  # in the order of names, with clips of the same video: 1.94 and 3.23
-    again = epochs.validate(None, loss, np.zeros(16, np.float32), "data", clips, 16)["val_loss"]
+    again = epochs.validate(predicted, loss, np.zeros(16, np.float32), clips, 16)["val_loss"]
     assert again == found[1]  # after each epoch in the same batches

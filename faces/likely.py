@@ -1,0 +1,183 @@
+"""The faces that a voice makes likely: a distribution of face features, given the prediction of a voice encoder.
+
+A regression predicts the mean of the faces that a voice may belong to. These means vary far less than faces do, so that decoded
+people all come out alike. `LikelyFaces` describes the whole distribution: groups of voices, nearly those of men and women, each
+with a mean face, to which the prediction adds; and what the prediction leaves open. It is fitted to predictions for people that
+the encoder was not trained on. It answers with a face that differs from the mean face as visibly as true faces do, or with
+samples: faces of people who sound like this.
+
+N is the number of clips, D the size of a face feature, R the number of axes and G the number of groups.
+
+Never imports TensorFlow.
+"""
+
+import dataclasses
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from utils import InputError, replacing
+
+MOST_AXES = 128  # principal axes of faces, at most
+NEGLIGIBLE = 1e-5  # of the largest variance of an axis: dlib's 128 numbers have 77 axes above that
+GROUPS = 2
+LEAST_GROUP = 10  # clips of a group: with fewer there is one group
+ROUNDS = 100  # of the search for groups, at most
+SHRINKAGE = 30  # clips that count for what all axes, or all groups, have in common
+VISIBLE_SHARE = 0.8  # of the variance of pictures, in the axes whose differences are shown as large as those of true faces
+OTHER_GAIN = 1.2  # on the predicted differences in all other axes, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelyFaces:
+    """A distribution of face features given the direction of a prediction. `fit` makes one.
+
+    Faces are described by coefficients: feature = centre + coefficients @ axes; directions by their product with the axes.
+    """
+
+    centre: np.ndarray  # float32 (D,), the mean face feature
+    axes: np.ndarray  # float32 (R, D), principal axes of true faces
+    variances: np.ndarray  # float32 (R,), of the coefficients of true faces
+    voices: np.ndarray  # float32 (G, R), mean directions of the groups
+    spread: np.ndarray  # float32 (), variance of directions within a group along the line between the groups
+    shares: np.ndarray  # float32 (G,), of the clips
+    means: np.ndarray  # float32 (G, R), mean coefficients of the groups
+    slopes: np.ndarray  # float32 (R,), of the coefficients on a direction's difference from its group
+    covariance: np.ndarray  # float32 (R, R), of expected coefficients
+    residuals: np.ndarray  # float32 (G, R, R), covariances of true coefficients around the expected ones
+
+    def groups(self, directions: np.ndarray) -> np.ndarray:
+        """Return the probability of each group given directions, (N, D): float64 (N, G)."""
+        return _probabilities(directions @ self.axes.T, self.voices, self.spread, self.shares)
+
+    def expected(self, directions: np.ndarray) -> np.ndarray:
+        """Return the expected coefficients given directions, (N, D): float64 (N, R)."""
+        return np.einsum("ng,ngr->nr", self.groups(directions), self._of_groups(directions))
+
+    def _of_groups(self, directions):
+        """Return the expected coefficients given directions, (N, D), and each group: (N, G, R)."""
+        return self.means + self.slopes * ((directions @ self.axes.T)[:, None] - self.voices)
+
+    def vivid(self, directions: np.ndarray, visible: np.ndarray) -> np.ndarray:
+        """Return a face for each direction that differs from the mean face as visibly as true faces do.
+
+        Expected faces differ too little. Along the principal axes of *pictures* their differences are multiplied: in all axes
+        but the first, which a picture hardly shows but which face networks see, by OTHER_GAIN at most; in the first, with
+        VISIBLE_SHARE of the variance, by so much that the pictures vary as those of true faces do.
+
+        Args:
+            directions: float32 (N, D).
+            visible: float32 (D, P), the change of a decoded picture's P values with the feature, of `decoder.visible_changes`.
+
+        Returns:
+            float32 (N, D), face features.
+        """
+        to_pictures, back, gains = self._pictures(visible)
+        return (self.centre + (self.expected(directions) @ to_pictures * gains) @ back).astype(np.float32)
+
+    def _pictures(self, visible):
+        """Return the principal axes of pictures: from coefficients to them, (R, R), and back to features, (R, D); and gains."""
+        scale = np.sqrt(self.variances.astype(np.float64))
+        changes = scale[:, None] * (self.axes.astype(np.float64) @ visible)  # (R, P)
+        strengths, rotation = np.linalg.eigh(changes @ changes.T)
+        strengths, rotation = strengths[::-1], rotation[:, ::-1]
+        to_pictures, back = rotation / scale[:, None], rotation.T * scale @ self.axes
+        spread = np.sqrt(np.maximum(np.diag(to_pictures.T @ self.covariance @ to_pictures), 1e-12))  # of true faces: 1
+        n_shown = 1 + np.searchsorted(np.cumsum(strengths), VISIBLE_SHARE * strengths.sum())
+        gains = np.minimum(OTHER_GAIN, 1 / spread)
+        others = np.sum((strengths * (gains * spread) ** 2)[n_shown:])
+        gains[:n_shown] = np.sqrt((strengths.sum() - others) / strengths[:n_shown].sum()) / spread[:n_shown]
+        return to_pictures, back, gains
+
+    def samples(self, direction: np.ndarray, n: int, seed: int) -> np.ndarray:
+        """Draw faces at random from those that a direction, (D,), leaves possible in its most likely group: float32 (n, D)."""
+        group = self.groups(direction[None])[0].argmax()
+        expected = self._of_groups(direction[None])[0, group]
+        values, vectors = np.linalg.eigh(self.residuals[group].astype(np.float64))
+        drawn = np.random.default_rng(seed).normal(size=(n, len(values)))
+        coefficients = expected + drawn * np.sqrt(np.maximum(values, 0)) @ vectors.T
+        return (self.centre + coefficients @ self.axes).astype(np.float32)
+
+    def save(self, path: Path) -> None:
+        """Write the distribution to a file of numpy's, .npz."""
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **dataclasses.asdict(self))
+
+
+def load(path: Path, feature_size: int) -> LikelyFaces:
+    """Read a distribution of faces of so many numbers, which `LikelyFaces.save` wrote. Raises InputError."""
+    names = [field.name for field in dataclasses.fields(LikelyFaces)]
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = LikelyFaces(**{name: file[name] for name in names})
+        if found.axes.shape != (len(found.variances), feature_size):
+            raise ValueError(f"axes of shape {found.axes.shape}")
+        return found
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: expected the likely faces of a run, found {error!r}; run train.py again") from error
+
+
+def principal_axes(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean of face features, (N, D), (D,); their principal axes that are not NEGLIGIBLE, (R, D); variances, (R,)."""
+    centre = faces.mean(axis=0, dtype=np.float64)
+    _, strengths, axes = np.linalg.svd(faces - centre, full_matrices=False)
+    variances = strengths**2 / len(faces)
+    kept = variances[:MOST_AXES] > NEGLIGIBLE * variances[0]
+    return centre, axes[:MOST_AXES][kept], variances[:MOST_AXES][kept]
+
+
+def _probabilities(directions, voices, spread, shares):
+    """Return the probabilities of groups whose directions have equal variances along the line between them: (N, G)."""
+    if len(voices) == 1:
+        return np.ones((len(directions), 1))
+    line = (voices[1] - voices[0]) / np.linalg.norm(voices[1] - voices[0])
+    distances = (directions @ line)[:, None] - voices @ line
+    likelihood = np.log(shares) - distances**2 / (2 * spread)
+    likelihood = np.exp(likelihood - likelihood.max(axis=1, keepdims=True))
+    return likelihood / likelihood.sum(axis=1, keepdims=True)
+
+
+def _grouped(directions: np.ndarray) -> np.ndarray:
+    """Divide directions, (N, R), into two groups by k-means, from both ends of their first principal axis: int (N,)."""
+    deviations = directions - directions.mean(axis=0)
+    group = (deviations @ np.linalg.svd(deviations, full_matrices=False)[2][0] > 0).astype(int)
+    for _ in range(ROUNDS):
+        if min(np.bincount(group, minlength=GROUPS)) < LEAST_GROUP:
+            return np.zeros(len(directions), int)
+        middles = np.stack([directions[group == number].mean(axis=0) for number in range(GROUPS)])
+        nearest = ((directions[:, None] - middles) ** 2).sum(axis=-1).argmin(axis=1)
+        if (nearest == group).all():
+            break
+        group = nearest
+    return group
+
+
+def fit(directions: np.ndarray, faces: np.ndarray, population: np.ndarray) -> LikelyFaces:
+    """Fit the distribution.
+
+    Args:
+        directions: float32 (N, D), of predictions for clips of people that the encoder was not trained on, of length 1.
+        faces: float32 (N, D), the features of these people's faces.
+        population: float32 (anything, D), features of faces whose principal axes and variances are taken.
+    """
+    centre, axes, variances = principal_axes(population)
+    given, true = directions.astype(np.float64) @ axes.T, (faces - centre) @ axes.T  # (N, R)
+    group = _grouped(given)
+    members = [group == number for number in range(group.max() + 1)]
+    voices, means = (np.stack([of[some].mean(axis=0) for some in members]) for of in (given, true))
+    shares = np.array([some.mean() for some in members])
+    around, residual = given - voices[group], true - means[group]
+    line = voices[-1] - voices[0]
+    spread = np.mean((around @ (line / max(np.linalg.norm(line), 1e-12))) ** 2)
+    products, squares = (around * residual).sum(axis=0), (around**2).sum(axis=0)
+    shrinkage = SHRINKAGE * squares / len(group)
+    slopes = np.maximum(products + shrinkage * products.sum() / max(squares.sum(), 1e-12), 0) / (squares + shrinkage + 1e-12)
+    of_groups = means + slopes * (given[:, None] - voices)
+    expected = np.einsum("ng,ngr->nr", _probabilities(given, voices, spread, shares), of_groups)
+    left = true - np.take_along_axis(of_groups, group[:, None, None], axis=1)[:, 0]
+    common = left.T @ left / len(left)
+    residuals = [(left[some].T @ left[some] + SHRINKAGE * common) / (some.sum() + SHRINKAGE) for some in members]
+    covariance = np.cov(expected.T, bias=True).reshape(len(axes), len(axes))
+    fields = (centre, axes, variances, voices, spread, shares, means, slopes, covariance, np.stack(residuals))
+    return LikelyFaces(*(np.asarray(values, np.float32) for values in fields))

@@ -1,0 +1,162 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from faces import likely
+from utils import InputError, normalise
+
+D = 24
+
+
+class World:
+    """People of two sexes, whose voices tell the sex, and a little of the rest of the face.
+
+    A face has a first number of about -2 or 2, the sex, and others of falling variances. A direction is the feature as a
+    regression would predict it: mostly the sex, then some of the second and third number, and noise.
+    """
+
+    def __init__(self, seed, n=2000):
+        rng = np.random.default_rng(seed)
+        self.sex = rng.integers(0, 2, n)
+        spread = np.r_[0.5, 1.0, 0.9, np.linspace(0.6, 0.1, D - 3)]
+        turned = np.linalg.qr(np.random.default_rng(0).normal(size=(D, D)))[0]
+        numbers = rng.normal(size=(n, D)) * spread
+        voices = 0.25 * rng.normal(size=(n, D))
+        voices[:, 1:3] += 0.35 * numbers[:, 1:3]
+        for of in (numbers, voices):
+            of[:, 0] += np.where(self.sex, 2, -2)
+        self.faces = (0.7 + numbers @ turned).astype(np.float32)
+        self.directions = normalise(voices @ turned).astype(np.float32)
+        self.sex_of = lambda faces: ((faces - 0.7) @ turned.T)[:, 0] > 0
+
+    def fit(self):
+        return likely.fit(self.directions, self.faces, self.faces)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World(1)
+
+
+@pytest.fixture(scope="module")
+def fitted(world):
+    return world.fit()
+
+
+UNSEEN = World(2)
+VISIBLE = np.random.default_rng(3).normal(size=(D, 40)) * np.geomspace(1, 0.02, D)[:, None]
+
+
+def coefficients(fitted, faces):
+    return (faces - fitted.centre) @ fitted.axes.T
+
+
+def test_principal_axes_by_hand(rng):
+    faces = rng.normal(size=(60, 5)) * [3, 2, 1, 1e-4, 0] + 4
+    centre, axes, variances = likely.principal_axes(faces)
+    np.testing.assert_allclose(centre, faces.mean(axis=0))
+    values, vectors = np.linalg.eigh(np.cov(faces.T, bias=True))
+    assert axes.shape == (3, 5)  # the others are negligible
+    np.testing.assert_allclose(variances, values[:-4:-1])
+    np.testing.assert_allclose(np.abs(axes @ vectors[:, :-4:-1]), np.eye(3), atol=1e-6)
+
+
+def test_voices_fall_into_two_groups_by_sex(world, fitted):
+    probability = fitted.groups(UNSEEN.directions)
+    assert probability.shape == (2000, 2)
+    np.testing.assert_allclose(probability.sum(axis=1), 1)
+    agree = np.mean((probability[:, 1] > 0.5) == UNSEEN.sex)
+    assert max(agree, 1 - agree) > 0.98
+    np.testing.assert_allclose(np.sort(fitted.shares), np.sort([world.sex.mean(), 1 - world.sex.mean()]), atol=0.02)
+
+
+def test_expected_faces_are_nearer_to_the_true_ones_than_the_mean_is(fitted):
+    """And are neither too long nor too short: the regression of true on expected coefficients has the slope 1."""
+    expected, true = fitted.expected(UNSEEN.directions), coefficients(fitted, UNSEEN.faces)
+    assert np.mean((true - expected) ** 2) < 0.45 * np.mean(true**2)
+    assert np.sum(expected * true) / np.sum(expected**2) == pytest.approx(1, abs=0.05)
+
+
+def test_regions_of_unseen_faces_have_their_coverage(fitted):
+    """Of the first ten axes: the 50 and the 90 % region of the group hold as many true faces."""
+    true, expected = coefficients(fitted, UNSEEN.faces)[:, :10], fitted.expected(UNSEEN.directions)[:, :10]
+    group = fitted.groups(UNSEEN.directions).argmax(axis=1)
+    inverse = np.stack([np.linalg.inv(of[:10, :10]) for of in fitted.residuals])[group]
+    distances = np.einsum("ni,nij,nj->n", true - expected, inverse, true - expected)
+    for share in (0.5, 0.9):
+        held = np.mean(distances < scipy.stats.chi2.ppf(share, 10))
+        assert held == pytest.approx(share, abs=0.06)
+
+
+def test_vivid_faces_vary_as_visibly_as_true_faces(fitted):
+    vivid, true = fitted.vivid(UNSEEN.directions, VISIBLE), UNSEEN.faces
+    expected = fitted.centre + fitted.expected(UNSEEN.directions) @ fitted.axes
+    assert vivid.dtype == np.float32 and vivid.shape == (2000, D)
+    seen, seen_true, seen_expected = (np.sqrt((of @ VISIBLE).var(axis=0).sum()) for of in (vivid, true, expected))
+    assert 0.9 < seen / seen_true < 1.1 and seen_expected / seen_true < 0.85
+    np.testing.assert_array_equal(UNSEEN.sex_of(vivid), UNSEEN.sex_of(expected))
+
+
+def test_differences_that_pictures_hardly_show_are_multiplied_by_a_little(fitted):
+    """Along each principal axis of pictures, vivid differences are a multiple of the expected ones."""
+    to_pictures, back, gains = fitted._pictures(VISIBLE)
+    expected = fitted.expected(UNSEEN.directions) @ to_pictures
+    vivid = (fitted.vivid(UNSEEN.directions, VISIBLE) - fitted.centre) @ np.linalg.pinv(back)
+    np.testing.assert_allclose(vivid, expected * gains, atol=1e-3)
+    true = coefficients(fitted, UNSEEN.faces) @ to_pictures
+    np.testing.assert_allclose(true.std(axis=0), 1, atol=0.15)
+    changes = np.var((true[:, :, None] * (back @ VISIBLE)).reshape(len(true), -1), axis=0).reshape(len(gains), -1).sum(axis=1)
+    shown = np.flatnonzero(np.cumsum(changes) / changes.sum() > likely.VISIBLE_SHARE)[0] + 1
+    np.testing.assert_allclose(vivid[:, :shown].std(axis=0), vivid[:, 0].std(), rtol=0.1)  # alike, and a little over 1
+    assert 0.95 < vivid[:, 0].std() < 1.2
+    assert gains[shown:].max() <= likely.OTHER_GAIN and shown < 8
+
+
+def test_samples_are_of_one_sex_and_differ_from_each_other(fitted):
+    for direction, sex in zip(UNSEEN.directions[:20], UNSEEN.sex):
+        drawn = fitted.samples(direction, 50, seed=0)
+        assert drawn.shape == (50, D) and drawn.dtype == np.float32
+        assert np.mean(UNSEEN.sex_of(drawn) == sex) > 0.95
+    np.testing.assert_array_equal(drawn, fitted.samples(direction, 80, seed=0)[:50])
+    assert np.abs(drawn - fitted.samples(direction, 50, seed=1)).max() > 0.1
+
+
+def test_samples_have_the_moments_of_what_is_left_open(fitted):
+    direction = UNSEEN.directions[0]
+    group = fitted.groups(direction[None])[0].argmax()
+    drawn = coefficients(fitted, fitted.samples(direction, 20_000, seed=5))
+    assert fitted.groups(direction[None])[0, group] > 0.99
+    np.testing.assert_allclose(drawn.mean(axis=0), fitted.expected(direction[None])[0], atol=0.05)
+    np.testing.assert_allclose(np.cov(drawn.T), fitted.residuals[group], atol=0.05)
+
+
+def test_a_few_clips_make_one_group(rng):
+    """As the validation set of a small trial."""
+    faces = rng.normal(size=(300, D)).astype(np.float32)
+    for n in (2, 5, 15):
+        fitted = likely.fit(normalise(rng.normal(size=(n, D))), faces[:n], faces)
+        assert len(fitted.shares) == 1 and all(np.isfinite(of).all() for of in dataclasses.astuple(fitted))
+        direction = normalise(rng.normal(size=(3, D))).astype(np.float32)
+        assert np.isfinite(fitted.vivid(direction, VISIBLE)).all() and np.isfinite(fitted.samples(direction[0], 2, 0)).all()
+
+
+def test_what_is_saved_is_loaded(fitted, tmp_path):
+    fitted.save(tmp_path / "likely.npz")
+    for ours, theirs in zip(dataclasses.astuple(fitted), dataclasses.astuple(likely.load(tmp_path / "likely.npz", D))):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [path.name for path in tmp_path.iterdir()] == ["likely.npz"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04", None, "cut", "of other features"])
+def test_a_broken_file_is_reported(content, fitted, tmp_path):
+    if isinstance(content, bytes):
+        (tmp_path / "likely.npz").write_bytes(content)
+    elif content == "cut":
+        fitted.save(tmp_path / "whole.npz")
+        (tmp_path / "likely.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:-3000])
+    elif content:
+        dataclasses.replace(fitted, axes=fitted.axes[:, 1:]).save(tmp_path / "likely.npz")
+    with pytest.raises(InputError, match=r"likely.npz: expected the likely faces of a run, found .*; run train.py again"):
+        likely.load(tmp_path / "likely.npz", D)
