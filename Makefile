@@ -15,16 +15,15 @@ help:  ## list the targets
 
 install: $(INSTALLED)  ## install everything into .venv (3.6 GB); with GPU=1 also NVIDIA's libraries
 
-# Without refinement of the decoded faces: the face network was trained on photos, not on rendered faces.
 demo: $(INSTALLED)  ## from scratch to tables and pictures, on synthetic people (about 8 minutes)
 	$(RUN) data/make_demo.py --out $(DEMO) --seed $(SEED)
 	$(RUN) preprocess.py --csv $(DEMO)/avspeech_demo.csv --data $(DEMO) --face-model dlib
 	rm -rf checkpoints/demo checkpoints/demo-speaker checkpoints/demo-decoder
 	$(RUN) train.py decoder --data $(DEMO) --run demo-decoder --seed $(SEED)
 	$(RUN) train.py --data $(DEMO) --run demo-speaker --encoder speaker --seed $(SEED)
-	$(RUN) evaluate.py --run demo-speaker --decoder demo-decoder --refinements 0 --k 1 5 10
+	$(RUN) evaluate.py --run demo-speaker --decoder demo-decoder --k 1 5 10
 	$(RUN) train.py --data $(DEMO) --run demo --width 0.125 --seconds 3 --batch-size 4 --epochs 20 --seed $(SEED)
-	$(RUN) evaluate.py --run demo --decoder demo-decoder --refinements 0 --k 1 5 10
+	$(RUN) evaluate.py --run demo --decoder demo-decoder --k 1 5 10
 
 test: $(INSTALLED) lint  ## style and all tests (15 to 25 minutes on 2 cores)
 	$(RUN) -m pytest
