@@ -24,8 +24,10 @@ WALL, WALL_DARKER, WALL_MIDDLE = (236, 234, 229), 95, (0.5, 0.42)
 LEAST_SKIN, LEAST_HAIR = 0.15, 0.08  # shares of a pixel, the smallest divisors of the colours
 OUTLINE_WIDTH = 1.6  # pixels, from background to person
 HALF_HAIR, HAIR_STEEPNESS = 0.42, 2.4  # share of hair where hair and skin are mixed half and half; slope of the mixture
-# Strands of hair, which no average over people shows: how much they change its brightness, and the share at its edge.
-STRAND_CONTRAST, STRAND_EDGE = 0.10, 0.035
+# Strands of hair, which no average over people shows: how much they change its brightness, and the share at its edge. Where the
+# share is less than the two below, hair is thin and has fewer, or none.
+STRAND_CONTRAST, STRAND_EDGE = 0.10, 0.025
+NO_STRANDS, ALL_STRANDS = 0.45, 0.9
 STRANDS = (14, 0.45), (45, 0.6), (90, 0.5)  # across half of the head: number and weight of coarse, middle and fine ones
 STRAND_BENDS = 8  # places along a strand where its brightness changes
 CROWN, CROWN_HEIGHT, HALF_HEAD = 0.04, 0.22, 0.30  # of the side: where strands begin; how soon they hang; then how far apart
@@ -72,7 +74,8 @@ class Compose(layers.Layer):
         outline, hair = (tf.image.resize(maps[name], (SIDE, SIDE)) for name in ("outline", "hair"))
         share = hair[..., 3:] / 255
         person = maps["skin"] / tf.clip_by_value(outline[..., :1] / 255, LEAST_SKIN, 1.0)
-        hair = hair[..., :3] / tf.clip_by_value(share, LEAST_HAIR, 1.0) * (1 + STRAND_CONTRAST * strands())
+        of_strands = strands() * tf.clip_by_value((share - NO_STRANDS) / (ALL_STRANDS - NO_STRANDS), 0.0, 1.0)
+        hair = hair[..., :3] / tf.clip_by_value(share, LEAST_HAIR, 1.0) * (1 + STRAND_CONTRAST * of_strands)
         of_hair = tf.clip_by_value((share + STRAND_EDGE * strands() - HALF_HAIR) * HAIR_STEEPNESS + 0.5, 0.0, 1.0)
         of_person = tf.clip_by_value((outline[..., 1:] - DISTANCE_ZERO) / OUTLINE_WIDTH + 0.5, 0.0, 1.0)
         person = tf.clip_by_value(person, 0.0, 255.0) * (1 - of_hair) + tf.clip_by_value(hair, 0.0, 255.0) * of_hair

@@ -26,7 +26,6 @@ LEAST_GROUP = 10  # clips of a group: with fewer there is one group
 ROUNDS = 100  # of the search for groups, at most
 SHRINKAGE = 30  # clips that count for what all axes, or all groups, have in common
 VISIBLE_SHARE = 0.8  # of the variance of pictures, in the axes whose differences are shown as large as those of true faces
-OTHER_GAIN = 1.2  # on the predicted differences in all other axes, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +61,9 @@ class LikelyFaces:
     def vivid(self, directions: np.ndarray, visible: np.ndarray) -> np.ndarray:
         """Return a face for each direction that differs from the mean face as visibly as true faces do.
 
-        Expected faces differ too little. Along the principal axes of *pictures* their differences are multiplied: in all axes
-        but the first, which a picture hardly shows but which face networks see, by OTHER_GAIN at most; in the first, with
-        VISIBLE_SHARE of the variance, by so much that the pictures vary as those of true faces do.
+        Expected faces differ too little. Along the first principal axes of *pictures*, which have VISIBLE_SHARE of their
+        variance, the differences are multiplied by so much that the pictures vary as those of true faces do. The other axes,
+        which a picture hardly shows but which face networks see, stay as they are expected.
 
         Args:
             directions: float32 (N, D).
@@ -85,8 +84,7 @@ class LikelyFaces:
         to_pictures, back = rotation / scale[:, None], rotation.T * scale @ self.axes
         spread = np.sqrt(np.maximum(np.diag(to_pictures.T @ self.covariance @ to_pictures), 1e-12))  # of true faces: 1
         n_shown = 1 + np.searchsorted(np.cumsum(strengths), VISIBLE_SHARE * strengths.sum())
-        gains = np.minimum(OTHER_GAIN, 1 / spread)
-        others = np.sum((strengths * (gains * spread) ** 2)[n_shown:])
+        gains, others = np.ones(len(spread)), np.sum((strengths * spread**2)[n_shown:])
         gains[:n_shown] = np.sqrt((strengths.sum() - others) / strengths[:n_shown].sum()) / spread[:n_shown]
         return to_pictures, back, gains
 

@@ -30,7 +30,9 @@ def test_craniofacial_measures_of_decoded_faces(run, decoder_run, demo_data, mon
     assert "craniofacial measure" not in "".join(capsys.readouterr())
     assert run_evaluate(run, "--k", 1, "--decoder", decoder_run) == 0
     printed = capsys.readouterr()
-    assert "fewer than 20 test faces, no correlations of craniofacial" in printed.err and "craniofacial measure" not in printed.out
+    assert (
+        "fewer than 20 test faces, no correlations of craniofacial" in printed.err and "craniofacial measure" not in printed.out
+    )
     monkeypatch.setattr(craniofacial, "LEAST_FACES", 3)
     assert run_evaluate(run, "--k", 1, "--decoder", decoder_run) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -83,8 +83,9 @@ def test_a_person_is_composed_with_the_background_by_hand():
 def test_hair_is_composed_with_skin_by_hand():
     skin, hair, inside = np.array([200.0, 150, 120]), np.array([40.0, 30, 20]), textures.DISTANCE_ZERO + 50
     strands = decoder.strands()
-    lit = hair * (1 + decoder.STRAND_CONTRAST * strands)
-    for share in (0.0, 0.4, 1.0):
+    for share in (0.0, 0.4, 0.7, 1.0):
+        dense = np.clip((share - decoder.NO_STRANDS) / (decoder.ALL_STRANDS - decoder.NO_STRANDS), 0, 1)
+        lit = hair * (1 + decoder.STRAND_CONTRAST * dense * strands)
         found = composed(skin=skin, outline=(255, inside), hair=(*share * hair, 255 * share))
         of_hair = np.clip((share + decoder.STRAND_EDGE * strands - decoder.HALF_HAIR) * decoder.HAIR_STEEPNESS + 0.5, 0, 1)
         np.testing.assert_allclose(found, skin * (1 - of_hair) + (lit if share else 0) * of_hair, rtol=1e-4, atol=1e-3)

@@ -99,7 +99,7 @@ def test_vivid_faces_vary_as_visibly_as_true_faces(fitted):
     np.testing.assert_array_equal(UNSEEN.sex_of(vivid), UNSEEN.sex_of(expected))
 
 
-def test_differences_that_pictures_hardly_show_are_multiplied_by_a_little(fitted):
+def test_differences_that_pictures_hardly_show_stay_as_expected(fitted):
     """Along each principal axis of pictures, vivid differences are a multiple of the expected ones."""
     to_pictures, back, gains = fitted._pictures(VISIBLE)
     expected = fitted.expected(UNSEEN.directions) @ to_pictures
@@ -111,7 +111,7 @@ def test_differences_that_pictures_hardly_show_are_multiplied_by_a_little(fitted
     shown = np.flatnonzero(np.cumsum(changes) / changes.sum() > likely.VISIBLE_SHARE)[0] + 1
     np.testing.assert_allclose(vivid[:, :shown].std(axis=0), vivid[:, 0].std(), rtol=0.1)  # alike, and a little over 1
     assert 0.95 < vivid[:, 0].std() < 1.2
-    assert gains[shown:].max() <= likely.OTHER_GAIN and shown < 8
+    assert (gains[shown:] == 1).all() and shown < 8
 
 
 def test_samples_are_of_one_sex_and_differ_from_each_other(fitted):
