@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import scipy.stats
 
 import utils
 from benchmarks import judges
@@ -27,6 +28,7 @@ FOLDERS = {VOICE: "voice_to_face", FACE: "face_to_face"}  # of the authors' pict
 OURS = "decoded"
 # The frame in which spread is measured: its side in pixels, the places of the eyes as shares of it, and a blur in pixels.
 SPREAD_SIDE, SPREAD_EYES, SPREAD_BLUR = 64, ((0.35, 0.4), (0.65, 0.4)), 1.5
+REGIONS, REGION_AXES, REGION_SAMPLES = (0.5, 0.9), 10, 8  # shares of likely faces; axes; samples of each voice
 SHEET_SAMPLES, SHEET_ROWS = 3, 12
 
 
@@ -170,6 +172,25 @@ def print_variety(of_runs: list[Unseen], authors: Path | None) -> None:
         print(f"{maker}, {len(clips)} clips:", tables.as_text(tables.craniofacial_table(of_maker)), sep="\n", flush=True)
 
 
+def print_distribution(of_runs: list[Unseen]) -> None:
+    """Print how many true faces the regions of likely faces hold, and how many samples are of the likeliest face's group."""
+    held, same = [], []
+    for unseen in of_runs:
+        likely, directions = unseen.decode.likely, utils.normalise(unseen.voices[: unseen.n])
+        held.append(likely.distances(directions, unseen.features[: unseen.n], REGION_AXES))
+        if len(likely.means) == 2:
+            line = likely.means[1] - likely.means[0]
+            middle = likely.means.mean(axis=0) @ line
+            group = likely.groups(directions).argmax(axis=1)
+            for direction, number in zip(directions, group):
+                drawn = (likely.samples(direction, REGION_SAMPLES, 0) - likely.centre) @ likely.axes.T @ line > middle
+                same.append(np.mean(drawn == number))
+    shares = {share: np.mean(np.concatenate(held) < scipy.stats.chi2.ppf(share, REGION_AXES)) for share in REGIONS}
+    regions = ", ".join(f"{100 * share:.0f} % region {100 * of:.1f} %" for share, of in shares.items())
+    print(f"unseen faces in regions of the first {REGION_AXES} axes: {regions}")
+    print(f"samples on the side of their group's mean face: {100 * np.mean(same):.1f} %", flush=True)
+
+
 def draw_sheet(path: Path, unseen: Unseen, n: int, authors: Path | None) -> None:
     """Draw n unseen speakers, spread over them: true face, decoded from it, decoded from the voice, samples, the authors'."""
     some = np.linspace(0, unseen.n - 1, min(n, unseen.n)).round().astype(int)
@@ -199,5 +220,6 @@ def report(folders: list[Path], decoder: Path, authors: Path | None, sheet: int)
     for judge in judges.JUDGES:
         print_judgement(of_runs, judge, authors)
     print_variety(of_runs, authors)
+    print_distribution(of_runs)
     if sheet:
         draw_sheet(decoder / "sheet.png", of_runs[0], sheet, authors)

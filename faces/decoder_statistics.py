@@ -27,9 +27,11 @@ from faces.textures import COVARIATES, EYE_DISTANCE, HALF_SIZE, SIDE, both_halve
 NEUTRAL_OPENING = 0.03  # of the distance between the eyes: a gap between the lips that is smaller is neutral
 FRONTAL_YAW = 0.1  # of half the face's width: a tip of the nose that is closer to the middle is frontal
 SHARP_PERCENTILE = 85  # of blur in the photos, as the canonical value
+NO_GLASSES_PERCENTILE = 25  # of the glasses in the photos, as the canonical value: more people wear none
 FURTHEST = 1.5  # standard deviations: the largest distance of a canonical covariate from its mean
 LEAST_CANONICAL = 10  # the fewest frontal and neutral photos whose mean is canonical
-WEIGHT_YAW, LEAST_WEIGHT = 0.2, 0.3  # of `quality`: the yaw that divides a weight by e; the share that blur cannot take away
+# Of `quality`: the yaw, and the glasses, that divide a weight by e; the share that blur cannot take away.
+WEIGHT_YAW, WEIGHT_GLASSES, LEAST_WEIGHT = 0.2, 0.4, 0.3
 
 
 def canonical_covariates(covariates: np.ndarray) -> np.ndarray:
@@ -41,7 +43,8 @@ def canonical_covariates(covariates: np.ndarray) -> np.ndarray:
     neutral = (of["opening"] < NEUTRAL_OPENING) & (of["smile"] < np.median(of["smile"])) & (np.abs(of["yaw"]) < FRONTAL_YAW)
     if neutral.sum() < LEAST_CANONICAL:  # too few: take the photos with the smallest opening
         neutral = of["opening"].argsort()[:LEAST_CANONICAL]
-    fixed = {name: 0.0 for name in ("yaw", "yaw squared", "glasses", "cropped")}
+    fixed = {name: 0.0 for name in ("yaw", "yaw squared", "cropped")}
+    fixed["glasses"] = np.percentile(of["glasses"], NO_GLASSES_PERCENTILE)
     fixed["blur"] = np.percentile(of["blur"], SHARP_PERCENTILE)
     canonical = np.array([fixed.get(name, of[name][neutral].mean()) for name in COVARIATES])
     mean, reach = covariates.mean(0), FURTHEST * covariates.std(0)
@@ -49,9 +52,13 @@ def canonical_covariates(covariates: np.ndarray) -> np.ndarray:
 
 
 def quality(covariates: np.ndarray) -> np.ndarray:
-    """Return the weight of each photo in the regression, (N,), given the covariates, (N, C): frontal, sharp ones weigh more."""
-    yaw, blur = covariates[:, 0], covariates[:, -1]
-    return np.exp(-((yaw / WEIGHT_YAW) ** 2)) * (LEAST_WEIGHT + (1 - LEAST_WEIGHT) * blur.argsort().argsort() / len(blur))
+    """Return the weight of each photo in the regression, (N,), given the covariates, (N, C).
+
+    Frontal and sharp photos weigh more, those with glasses next to nothing: what is not learned leaves no ghosts.
+    """
+    yaw, glasses, blur = (covariates[:, COVARIATES.index(name)] for name in ("yaw", "glasses", "blur"))
+    turned, hidden = (yaw / WEIGHT_YAW) ** 2, (glasses / WEIGHT_GLASSES) ** 2
+    return np.exp(-turned - hidden) * (LEAST_WEIGHT + (1 - LEAST_WEIGHT) * blur.argsort().argsort() / len(blur))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

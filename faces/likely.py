@@ -97,6 +97,15 @@ class LikelyFaces:
         coefficients = expected + drawn * np.sqrt(np.maximum(values, 0)) @ vectors.T
         return (self.centre + coefficients @ self.axes).astype(np.float32)
 
+    def distances(self, directions: np.ndarray, faces: np.ndarray, n_axes: int) -> np.ndarray:
+        """Return how far true faces, (N, D), are from the expected ones: squared Mahalanobis distances in the first axes, (N,).
+
+        Where the distribution is right, they are distributed like chi squared with n_axes degrees of freedom.
+        """
+        left = ((faces - self.centre) @ self.axes.T - self.expected(directions))[:, :n_axes]
+        inverse = np.linalg.inv(self.residuals[:, :n_axes, :n_axes].astype(np.float64))[self.groups(directions).argmax(axis=1)]
+        return np.einsum("ni,nij,nj->n", left, inverse, left)
+
     def save(self, path: Path) -> None:
         """Write the distribution to a file of numpy's, .npz."""
         with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -151,6 +160,22 @@ def _grouped(directions: np.ndarray) -> np.ndarray:
     return group
 
 
+def _shrinkage(deviations: np.ndarray) -> tuple[float, float]:
+    """Return how far a covariance of deviations, (N, R), is best moved to equal variances, 0 to 1, and that variance.
+
+    The axes of the largest variance among some people are chosen by these people, and are smaller among others.
+
+    Source: Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of Multivariate
+    Analysis 88, 2004.
+    """
+    n, size = deviations.shape
+    covariance = deviations.T @ deviations / n
+    variance = np.trace(covariance) / size
+    distance = np.sum((covariance - variance * np.eye(size)) ** 2)
+    error = np.sum((deviations**2).T @ deviations**2 / n - covariance**2) / n
+    return float(min(1, error / max(distance, 1e-30))), float(variance)
+
+
 def fit(directions: np.ndarray, faces: np.ndarray, population: np.ndarray) -> LikelyFaces:
     """Fit the distribution.
 
@@ -175,7 +200,12 @@ def fit(directions: np.ndarray, faces: np.ndarray, population: np.ndarray) -> Li
     expected = np.einsum("ng,ngr->nr", _probabilities(given, voices, spread, shares), of_groups)
     left = true - np.take_along_axis(of_groups, group[:, None, None], axis=1)[:, 0]
     common = left.T @ left / len(left)
-    residuals = [(left[some].T @ left[some] + SHRINKAGE * common) / (some.sum() + SHRINKAGE) for some in members]
+    share, variance = _shrinkage(left)
+    residuals = [
+        (1 - share) * (left[some].T @ left[some] + SHRINKAGE * common) / (some.sum() + SHRINKAGE)
+        + share * variance * np.eye(len(axes))
+        for some in members
+    ]
     covariance = np.cov(expected.T, bias=True).reshape(len(axes), len(axes))
     fields = (centre, axes, variances, voices, spread, shares, means, slopes, covariance, np.stack(residuals))
     return LikelyFaces(*(np.asarray(values, np.float32) for values in fields))

@@ -23,7 +23,7 @@ def covariates_of(rng, n):
     spreads = {"yaw": 0.2, "jaw": 0.1, "nose": 0.1, "smile": 0.05, "width": 0.2, "down": 0.3, "blur": 0.5}
     values = {name: spread * rng.normal(size=n) for name, spread in spreads.items()}
     values |= {"opening": 0.06 * rng.uniform(size=n), "yaw squared": values["yaw"] ** 2}
-    values |= {"glasses": np.maximum(0, rng.normal(size=n)), "cropped": np.maximum(0, 0.1 * rng.normal(size=n))}
+    values |= {"glasses": np.maximum(0, 0.2 * rng.normal(size=n)), "cropped": np.maximum(0, 0.1 * rng.normal(size=n))}
     return np.stack([values[name] for name in COVARIATES], axis=1)
 
 
@@ -31,7 +31,10 @@ def test_the_canonical_photo_is_frontal_neutral_sharp_and_without_glasses(rng):
     covariates = covariates_of(rng, 400)
     found = dict(zip(COVARIATES, decoder_statistics.canonical_covariates(covariates)))
     of = dict(zip(COVARIATES, covariates.T))
-    assert found["yaw"] == found["yaw squared"] == found["glasses"] == found["cropped"] == 0
+    assert found["yaw"] == found["yaw squared"] == found["cropped"] == 0
+    assert (
+        np.mean(of["glasses"] <= found["glasses"]) == pytest.approx(0.5, abs=0.03) and found["glasses"] == 0
+    )  # half wear none
     assert np.mean(of["blur"] < found["blur"]) == pytest.approx(0.85, abs=0.005)
     closed = (of["opening"] < 0.03) & (np.abs(of["yaw"]) < 0.1) & (of["smile"] < np.median(of["smile"]))
     assert 10 < closed.sum() < 100
@@ -55,11 +58,12 @@ def test_canonical_covariates_stay_near_those_of_the_photos(rng):
     assert found[YAW] == pytest.approx(covariates[:, YAW].mean() - 1.5 * covariates[:, YAW].std())
 
 
-def test_frontal_and_sharp_photos_weigh_more():
+def test_frontal_and_sharp_photos_without_glasses_weigh_more():
     covariates = np.zeros((4, len(COVARIATES)))
     covariates[:, 0], covariates[:, -1] = (0, 0.2, -0.2, 0), (3, 1, 2, 0)
+    covariates[:, COVARIATES.index("glasses")] = 0, 0, 0, 0.8
     shares = 0.3 + 0.7 * np.array([3, 1, 2, 0]) / 4  # by the rank of sharpness
-    np.testing.assert_allclose(decoder_statistics.quality(covariates), shares * [1, np.exp(-1), np.exp(-1), 1])
+    np.testing.assert_allclose(decoder_statistics.quality(covariates), shares * [1, np.exp(-1), np.exp(-1), np.exp(-4)])
 
 
 # ---------------------------------------------------------------- regression

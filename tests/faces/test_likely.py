@@ -81,13 +81,13 @@ def test_expected_faces_are_nearer_to_the_true_ones_than_the_mean_is(fitted):
 
 def test_regions_of_unseen_faces_have_their_coverage(fitted):
     """Of the first ten axes: the 50 and the 90 % region of the group hold as many true faces."""
-    true, expected = coefficients(fitted, UNSEEN.faces)[:, :10], fitted.expected(UNSEEN.directions)[:, :10]
-    group = fitted.groups(UNSEEN.directions).argmax(axis=1)
-    inverse = np.stack([np.linalg.inv(of[:10, :10]) for of in fitted.residuals])[group]
-    distances = np.einsum("ni,nij,nj->n", true - expected, inverse, true - expected)
+    distances = fitted.distances(UNSEEN.directions, UNSEEN.faces, 10)
     for share in (0.5, 0.9):
         held = np.mean(distances < scipy.stats.chi2.ppf(share, 10))
         assert held == pytest.approx(share, abs=0.06)
+    left = coefficients(fitted, UNSEEN.faces[:1])[0, :10] - fitted.expected(UNSEEN.directions[:1])[0, :10]
+    covariance = fitted.residuals[fitted.groups(UNSEEN.directions[:1]).argmax(), :10, :10]
+    assert distances[0] == pytest.approx(left @ np.linalg.solve(covariance, left), rel=1e-3)
 
 
 def test_vivid_faces_vary_as_visibly_as_true_faces(fitted):
@@ -130,6 +130,20 @@ def test_samples_have_the_moments_of_what_is_left_open(fitted):
     assert fitted.groups(direction[None])[0, group] > 0.99
     np.testing.assert_allclose(drawn.mean(axis=0), fitted.expected(direction[None])[0], atol=0.05)
     np.testing.assert_allclose(np.cov(drawn.T), fitted.residuals[group], atol=0.05)
+
+
+def test_shrinkage_is_the_one_that_errs_least(rng):
+    """Among covariances moved by any share to equal variances, on average over samples; the truth is known."""
+    variances, shares, found, errors = np.linspace(0.5, 3, 12), np.linspace(0, 1, 101), [], []
+    for _ in range(60):
+        sample = rng.normal(size=(30, 12)) * np.sqrt(variances)
+        covariance = sample.T @ sample / 30
+        share, variance = likely._shrinkage(sample)
+        assert variance == pytest.approx(np.trace(covariance) / 12)
+        found.append(share)
+        moved = (1 - shares)[:, None, None] * covariance + shares[:, None, None] * variance * np.eye(12)
+        errors.append(((moved - np.diag(variances)) ** 2).sum(axis=(1, 2)))
+    assert np.mean(found) == pytest.approx(shares[np.mean(errors, axis=0).argmin()], abs=0.08)
 
 
 def test_a_few_clips_make_one_group(rng):
