@@ -15,6 +15,7 @@ import utils
 from clips import feature_files
 from faces import decoder, likely
 from faces.portraits import FaceDecoder
+from faces.textures import SIDE
 from utils import InputError
 from voices.weights import EARLIER_EMBEDDING
 
@@ -195,7 +196,9 @@ def load_encoder(folder: Path, run: dict):
 def load_decoder(folder: Path, run: dict):
     """Build the face decoder of a run with its best weights. Args and Raises as `load_encoder`."""
     network = decoder.face_decoder(run["feature_size"], run["rank"])
-    description = f"a face decoder, {run['feature_size']} inputs, {run['rank']} components"
+    description = (
+        f"a face decoder, {run['feature_size']} inputs, {run['rank']} components, {SIDE} pixels (train earlier ones anew)"
+    )
     return _with_best_weights(network, folder, description)
 
 
