@@ -11,6 +11,7 @@ checkpoints/<run>/heard/
 and replaces no file of other content: -2, -3, ... is added to the name instead.
 
     python hear.py me.m4a
+    python hear.py me.m4a --samples 8              eight other faces that the voice leaves possible
     python hear.py me.m4a --among photos           which faces of a folder of photos are the most similar
     python hear.py me.m4a --match a.jpg b.jpg      which of two faces is more similar
 """

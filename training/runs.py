@@ -196,9 +196,8 @@ def load_encoder(folder: Path, run: dict):
 def load_decoder(folder: Path, run: dict):
     """Build the face decoder of a run with its best weights. Args and Raises as `load_encoder`."""
     network = decoder.face_decoder(run["feature_size"], run["rank"])
-    description = (
-        f"a face decoder, {run['feature_size']} inputs, {run['rank']} components, {SIDE} pixels (train earlier ones anew)"
-    )
+    size = f"{run['feature_size']} inputs, {run['rank']} components, {SIDE} pixels"
+    description = f"a face decoder, {size} (those of earlier versions must be trained again)"
     return _with_best_weights(network, folder, description)
 
 
