@@ -21,7 +21,7 @@ from voices.backend import keras, layers, tf
 
 # The background, RGB, 0 to 255: a grey wall, lit in the middle.
 WALL, WALL_DARKER, WALL_MIDDLE = (236, 234, 229), 95, (0.5, 0.42)
-LEAST_SKIN, LEAST_HAIR = 0.15, 0.08  # shares of a pixel, the smallest divisors of the colours
+LEAST_SKIN, LEAST_HAIR = 0.35, 0.3  # shares of a pixel, the smallest divisors of the colours; what less shows darkens
 OUTLINE_WIDTH = 1.6  # pixels, from background to person
 HALF_HAIR, HAIR_STEEPNESS = 0.42, 2.4  # share of hair where hair and skin are mixed half and half; slope of the mixture
 # Strands of hair, which no average over people shows: how much they change its brightness, and the share at its edge. Where the

@@ -83,7 +83,7 @@ def test_a_person_is_composed_with_the_background_by_hand():
 def test_hair_is_composed_with_skin_by_hand():
     skin, hair, inside = np.array([200.0, 150, 120]), np.array([40.0, 30, 20]), textures.DISTANCE_ZERO + 50
     strands = decoder.strands()
-    for share in (0.0, 0.4, 0.7, 1.0):
+    for share in (0.0, 0.4, 0.7, 1.0):  # all but 0 above LEAST_HAIR
         dense = np.clip((share - decoder.NO_STRANDS) / (decoder.ALL_STRANDS - decoder.NO_STRANDS), 0, 1)
         lit = hair * (1 + decoder.STRAND_CONTRAST * dense * strands)
         found = composed(skin=skin, outline=(255, inside), hair=(*share * hair, 255 * share))
