@@ -193,6 +193,7 @@ def craniofacial_of(part, decode, centre) -> dict[str, dict]:
         least = craniofacial.LEAST_FACES
         print(f"evaluate: fewer than {least} test faces, no correlations of craniofacial measures", file=sys.stderr)
         return {}
+    decode = dataclasses.replace(decode, exaggerate=1.0)
     from_voices, from_faces = decode.from_voices(part.voices[some] - centre), decode(part.faces[some])
     found = craniofacial.correlations(landmarks_in(from_voices), landmarks_in(from_faces))
     return {name: dataclasses.asdict(of) for name, of in found.items()}

@@ -25,6 +25,7 @@ GROUPS = 2
 LEAST_GROUP = 10  # clips of a group: with fewer there is one group
 ROUNDS = 100  # of the search for groups, at most
 SHRINKAGE = 30  # clips that count for what all axes, or all groups, have in common
+LEAST_SPREAD = 0.05  # of expected faces along an axis, in that of true faces: the smallest divisor
 VISIBLE_SHARE = 0.8  # of the variance of pictures, in the axes whose differences are shown as large as those of true faces
 
 
@@ -73,7 +74,9 @@ class LikelyFaces:
             float32 (N, D), face features.
         """
         to_pictures, back, gains = self._pictures(visible)
-        return (self.centre + (self.expected(directions) @ to_pictures * gains) @ back).astype(np.float32)
+        mean = self.shares @ self.means  # of the expected faces
+        differences = ((self.expected(directions) - mean) @ to_pictures * gains) @ back
+        return (self.centre + mean @ self.axes + differences).astype(np.float32)
 
     def _pictures(self, visible):
         """Return the principal axes of pictures: from coefficients to them, (R, R), and back to features, (R, D); and gains."""
@@ -82,7 +85,7 @@ class LikelyFaces:
         strengths, rotation = np.linalg.eigh(changes @ changes.T)
         strengths, rotation = strengths[::-1], rotation[:, ::-1]
         to_pictures, back = rotation / scale[:, None], rotation.T * scale @ self.axes
-        spread = np.sqrt(np.maximum(np.diag(to_pictures.T @ self.covariance @ to_pictures), 1e-12))  # of true faces: 1
+        spread = np.sqrt(np.diag(to_pictures.T @ self.covariance @ to_pictures)).clip(LEAST_SPREAD)  # of true faces: 1
         n_shown = 1 + np.searchsorted(np.cumsum(strengths), VISIBLE_SHARE * strengths.sum())
         gains, others = np.ones(len(spread)), np.sum((strengths * spread**2)[n_shown:])
         gains[:n_shown] = np.sqrt((strengths.sum() - others) / strengths[:n_shown].sum()) / spread[:n_shown]

@@ -102,8 +102,9 @@ def test_vivid_faces_vary_as_visibly_as_true_faces(fitted):
 def test_differences_that_pictures_hardly_show_stay_as_expected(fitted):
     """Along each principal axis of pictures, vivid differences are a multiple of the expected ones."""
     to_pictures, back, gains = fitted._pictures(VISIBLE)
-    expected = fitted.expected(UNSEEN.directions) @ to_pictures
-    vivid = (fitted.vivid(UNSEEN.directions, VISIBLE) - fitted.centre) @ np.linalg.pinv(back)
+    mean = fitted.shares @ fitted.means
+    expected = (fitted.expected(UNSEEN.directions) - mean) @ to_pictures
+    vivid = (fitted.vivid(UNSEEN.directions, VISIBLE) - fitted.centre - mean @ fitted.axes) @ np.linalg.pinv(back)
     np.testing.assert_allclose(vivid, expected * gains, atol=1e-3)
     true = coefficients(fitted, UNSEEN.faces) @ to_pictures
     np.testing.assert_allclose(true.std(axis=0), 1, atol=0.15)
@@ -112,6 +113,19 @@ def test_differences_that_pictures_hardly_show_stay_as_expected(fitted):
     np.testing.assert_allclose(vivid[:, :shown].std(axis=0), vivid[:, 0].std(), rtol=0.1)  # alike, and a little over 1
     assert 0.95 < vivid[:, 0].std() < 1.2
     assert (gains[shown:] == 1).all() and shown < 8
+
+
+def test_voices_that_tell_nothing_have_the_mean_face(rng):
+    """However far the mean of these people is from that of the population."""
+    population = rng.normal(size=(500, D))
+    faces = (population[:200] + 0.5).astype(np.float32)
+    fitted = likely.fit(normalise(rng.normal(size=(200, D))), faces, population)
+    silent = dataclasses.replace(fitted, slopes=0 * fitted.slopes, covariance=0 * fitted.covariance)
+    silent = dataclasses.replace(silent, means=np.repeat(silent.means[:1], len(silent.means), axis=0))
+    vivid = silent.vivid(normalise(rng.normal(size=(20, D))), VISIBLE)
+    np.testing.assert_allclose(vivid, np.broadcast_to(faces.mean(axis=0), vivid.shape), atol=0.2)
+    vivid = fitted.vivid(normalise(rng.normal(size=(200, D))), VISIBLE)
+    np.testing.assert_allclose(vivid.mean(axis=0), faces.mean(axis=0), atol=0.5)
 
 
 def test_samples_are_of_one_sex_and_differ_from_each_other(fitted):
