@@ -5,7 +5,7 @@ the run's data, or from photos; without either, or without a decoder, the other 
 checkpoints/<run>/heard/
 
     <recording>.png            the face decoded from the voice
-    <recording>-samples.png    with --samples, faces drawn at random from those that the voice leaves possible
+    <recording>-samples.png    with --samples, faces sampled from those that the voice leaves possible
     <recording>-similar.png    the most similar faces, for all recordings in one picture
 
 and replaces no file of other content: -2, -3, ... is added to the name instead.
@@ -27,7 +27,7 @@ from utils import InputError, check, option
 
 TOP = 5  # faces listed for a recording
 SAMPLES_A_ROW = 4  # of them
-MOST_SAMPLES = 64  # faces drawn for a recording
+MOST_SAMPLES = 64  # faces sampled for a recording
 MAX_NAME_BYTES = 200  # of a recording's name, in the names of its pictures
 DECODED = "decoded from\nthe voice"  # heading
 RUN, CHOICE, FACE, PICTURE = "run", "faces to choose from", "decoded face", "picture of the most similar faces"
@@ -75,7 +75,7 @@ class Options:
         metavar="FACTOR",
     )
     samples: int = option(
-        "draw this many faces at random from those that the voice leaves possible, beside the likeliest one",
+        "sample this many faces from those that the voice leaves possible, beside the likeliest one",
         0,
         group=FACE,
         metavar="N",
@@ -184,11 +184,11 @@ def listen(options: Options, folder: Path, recordings: list, photos: list[Path])
             png = cv2.imencode(".png", decoded[row][..., ::-1])[1].tobytes()
             print(utils.save_new(folder / "heard" / f"{picture_name(path)}.png", png))
         if loaded.face_decoder and options.samples:
-            drawn = [pictures.Shown(picture, "") for picture in loaded.samples(predictions[row], options.samples)]
-            parts = [drawn[first : first + SAMPLES_A_ROW] for first in range(0, len(drawn), SAMPLES_A_ROW)]
+            sampled = [pictures.Shown(picture, "") for picture in loaded.samples(predictions[row], options.samples)]
+            parts = [sampled[first : first + SAMPLES_A_ROW] for first in range(0, len(sampled), SAMPLES_A_ROW)]
             left = [columns[DECODED][row], *[""] * (len(parts) - 1)]
             rows = [pictures.Query([first], part) for first, part in zip(left, parts)]
-            title = "people who sound like this: faces drawn at random from those that the voice leaves possible"
+            title = "people who sound like this: faces sampled from those that the voice leaves possible"
             save_grid(f"{picture_name(path)}-samples", title, [DECODED], "samples", rows)
         if options.match:
             better, worse = (utils.printable(options.match[number]) for number in numbers[row])

@@ -183,8 +183,8 @@ def print_distribution(of_runs: list[Unseen]) -> None:
             middle = likely.means.mean(axis=0) @ line
             group = likely.groups(directions).argmax(axis=1)
             for direction, number in zip(directions, group):
-                drawn = (likely.samples(direction, REGION_SAMPLES, 0) - likely.centre) @ likely.axes.T @ line > middle
-                same.append(np.mean(drawn == number))
+                sampled = (likely.samples(direction, REGION_SAMPLES, 0) - likely.centre) @ likely.axes.T @ line > middle
+                same.append(np.mean(sampled == number))
     shares = {share: np.mean(np.concatenate(held) < scipy.stats.chi2.ppf(share, REGION_AXES)) for share in REGIONS}
     regions = ", ".join(f"{100 * share:.0f} % region {100 * of:.1f} %" for share, of in shares.items())
     print(f"unseen faces in regions of the first {REGION_AXES} axes: {regions}")

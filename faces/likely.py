@@ -96,8 +96,8 @@ class LikelyFaces:
         group = self.groups(direction[None])[0].argmax()
         expected = self._of_groups(direction[None])[0, group]
         values, vectors = np.linalg.eigh(self.residuals[group].astype(np.float64))
-        drawn = np.random.default_rng(seed).normal(size=(n, len(values)))
-        coefficients = expected + drawn * np.sqrt(np.maximum(values, 0)) @ vectors.T
+        sampled = np.random.default_rng(seed).normal(size=(n, len(values)))
+        coefficients = expected + sampled * np.sqrt(np.maximum(values, 0)) @ vectors.T
         return (self.centre + coefficients @ self.axes).astype(np.float32)
 
     def distances(self, directions: np.ndarray, faces: np.ndarray, n_axes: int) -> np.ndarray:

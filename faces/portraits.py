@@ -46,7 +46,7 @@ class FaceDecoder:
         return self(self.likely.vivid(normalise(predictions), self._visible_changes))
 
     def samples(self, prediction: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
-        """Decode faces drawn at random from those that a prediction, (D,), leaves possible: people who sound like this.
+        """Decode faces sampled from those that a prediction, (D,), leaves possible: people who sound like this.
 
         Returns:
             uint8 (n, S, S, 3), RGB; always the same ones for a seed, whatever n is.

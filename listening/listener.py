@@ -69,7 +69,7 @@ class Listener:
         return self.face_decoder.from_voices(prediction[None])[0]
 
     def samples(self, prediction: np.ndarray, n: int) -> np.ndarray:
-        """Decode n faces drawn at random from those that a prediction of `predict` leaves possible: uint8 (n, S, S, 3)."""
+        """Decode n faces sampled from those that a prediction of `predict` leaves possible: uint8 (n, S, S, 3)."""
         return self.face_decoder.samples(prediction, n)
 
     def most_similar(self, predictions: np.ndarray, gallery: Gallery, k: int) -> tuple[np.ndarray, np.ndarray]:
