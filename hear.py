@@ -20,6 +20,7 @@ import dataclasses
 import os
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 import utils
@@ -184,7 +185,8 @@ def listen(options: Options, folder: Path, recordings: list, photos: list[Path])
             png = cv2.imencode(".png", decoded[row][..., ::-1])[1].tobytes()
             print(utils.save_new(folder / "heard" / f"{picture_name(path)}.png", png))
         if loaded.face_decoder and options.samples:
-            sampled = [pictures.Shown(picture, "") for picture in loaded.samples(predictions[row], options.samples)]
+            seed = zlib.crc32(recordings[row].tobytes())  # the same faces for the same recording
+            sampled = [pictures.Shown(picture, "") for picture in loaded.samples(predictions[row], options.samples, seed)]
             parts = [sampled[first : first + SAMPLES_A_ROW] for first in range(0, len(sampled), SAMPLES_A_ROW)]
             left = [columns[DECODED][row], *[""] * (len(parts) - 1)]
             rows = [pictures.Query([first], part) for first, part in zip(left, parts)]

@@ -45,7 +45,7 @@ class FaceDecoder:
         """
         return self(self.likely.vivid(normalise(predictions), self._visible_changes))
 
-    def samples(self, prediction: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
+    def samples(self, prediction: np.ndarray, n: int, seed: int) -> np.ndarray:
         """Decode faces sampled from those that a prediction, (D,), leaves possible: people who sound like this.
 
         Returns:

@@ -68,9 +68,9 @@ class Listener:
         """
         return self.face_decoder.from_voices(prediction[None])[0]
 
-    def samples(self, prediction: np.ndarray, n: int) -> np.ndarray:
-        """Decode n faces sampled from those that a prediction of `predict` leaves possible: uint8 (n, S, S, 3)."""
-        return self.face_decoder.samples(prediction, n)
+    def samples(self, prediction: np.ndarray, n: int, seed: int) -> np.ndarray:
+        """Decode n faces sampled from those that a prediction of `predict` leaves possible: uint8 (n, S, S, 3), RGB."""
+        return self.face_decoder.samples(prediction, n, seed)
 
     def most_similar(self, predictions: np.ndarray, gallery: Gallery, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Find the k faces of a gallery, or all if there are fewer, that are the most similar to each prediction.

@@ -50,7 +50,7 @@ def test_faces_from_voices_are_vivid(decoder_run, voice_run, demo_data):
 def test_samples_are_decoded(decoder_run, voice_run, rng):
     decode = runs.load_face_decoder(str(decoder_run), voice_run, 128, 1.0)
     prediction = rng.normal(size=128).astype(np.float32)
-    drawn = decode.samples(prediction, 3)
+    drawn = decode.samples(prediction, 3, 0)
     assert drawn.shape == (3, SIDE, SIDE, 3) and drawn.dtype == np.uint8
     expected = decode(decode.likely.samples(normalise(prediction[None])[0], 3, 0))
     np.testing.assert_array_equal(drawn, expected)
