@@ -3,7 +3,7 @@ import pytest
 
 from clips import feature_files
 from training import epochs
-from training.batches import PREDICTION_CLIPS, Crops, clip_batches, training_batches, video_numbers
+from training.batches import PREDICTION_CLIPS, Crops, clip_batches, predict_features, training_batches, video_numbers
 from training.losses import loss_function
 from utils import N_BINS, N_FRAMES, InputError
 from voices.backend import tf
@@ -123,6 +123,7 @@ def test_validation_takes_no_more_clips_at_a_time_than_prediction_does(ten_clips
         return tf.repeat(tf.cast(spectrograms[:, 0, 1:2, 0], "float32"), 128, axis=1)
 
     centre = np.zeros(128, np.float32)
-    scores = epochs.validate(encoder, loss_function("l1", centre), centre, data, clips, batch_size=1000)
+    predicted = predict_features(encoder, data, clips, 128)
+    scores = epochs.validate(predicted, loss_function("l1", centre), centre, clips, batch_size=1000)
     assert seen == [PREDICTION_CLIPS, 10 - PREDICTION_CLIPS] == [8, 2]
     assert scores["val_gallery"] == 10 and scores["val_loss"] == 0
