@@ -1,9 +1,9 @@
 """Benchmark of the face decoder on people that it was not trained on, beside a plain linear decoder and the paper's pictures.
 
 Prints how well a decoder with dlib's features decodes the unseen faces of DATA, the test part of its split: whether the
-features of the decoded picture find the person, how far the landmarks are off, how sharp the face is, and pictures a second. The plain
-linear decoder is written out below: aligned faces, warped to the mean shape, 128 x 128; principal components of texture (200)
-and landmarks (30), predicted from the feature by ridge regression; warped back.
+features of the decoded picture find the person, how far the landmarks are off, how sharp the face is, and pictures a second.
+The plain linear decoder is written out below: aligned faces, warped to the mean shape, 128 x 128; principal components of
+texture (200) and landmarks (30), predicted from the feature by ridge regression; warped back.
 
 With --voices, runs of voice encoders, also whether faces decoded from the voices of unseen speakers find their true faces, how
 varied they are, and how their measures agree with those of the true faces; with --authors beside the paper's own pictures of
