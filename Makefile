@@ -13,7 +13,7 @@ INSTALLED = .venv/installed$(if $(GPU),-gpu)
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED)  ## install everything into .venv (3.6 GB); with GPU=1 also NVIDIA's libraries
+install: $(INSTALLED)  ## install everything into .venv (3.7 GB); with GPU=1 also NVIDIA's libraries
 
 demo: $(INSTALLED)  ## from scratch to tables and pictures, on synthetic people (about 8 minutes)
 	$(RUN) data/make_demo.py --out $(DEMO) --seed $(SEED)
