@@ -28,7 +28,8 @@ FOLDERS = {VOICE: "voice_to_face", FACE: "face_to_face"}  # of the authors' pict
 OURS = "decoded"
 # The frame in which spread is measured: its side in pixels, the places of the eyes as shares of it, and a blur in pixels.
 SPREAD_SIDE, SPREAD_EYES, SPREAD_BLUR = 64, ((0.35, 0.4), (0.65, 0.4)), 1.5
-REGIONS, REGION_AXES, REGION_SAMPLES = (0.5, 0.9), 10, 8  # shares of likely faces; axes; samples of each voice
+REGIONS, REGION_AXES = (0.5, 0.9), 10  # shares of likely faces; axes
+SEEN_VOICES, SEEN_SAMPLES = 24, 8  # of a run, at most, whose samples SFace sees; samples of each
 SHEET_SAMPLES, SHEET_ROWS = 3, 12
 
 
@@ -173,22 +174,27 @@ def print_variety(of_runs: list[Unseen], authors: Path | None) -> None:
 
 
 def print_distribution(of_runs: list[Unseen]) -> None:
-    """Print how many true faces the regions of likely faces hold, and how many samples are of the likeliest face's group."""
-    held, same = [], []
+    """Print how many true faces the regions of likely faces hold, and how many samples SFace sees in the voice's group."""
+    held, same = [], {VOICE: [], "samples": []}
     for unseen in of_runs:
         likely, directions = unseen.decode.likely, utils.normalise(unseen.voices[: unseen.n])
         held.append(likely.distances(directions, unseen.features[: unseen.n], REGION_AXES))
-        if len(likely.means) == 2:
-            line = likely.means[1] - likely.means[0]
-            middle = likely.means.mean(axis=0) @ line
-            group = likely.groups(directions).argmax(axis=1)
-            for direction, number in zip(directions, group):
-                sampled = (likely.samples(direction, REGION_SAMPLES, 0) - likely.centre) @ likely.axes.T @ line > middle
-                same.append(np.mean(sampled == number))
+        group = likely.groups(utils.normalise(unseen.voices)).argmax(axis=1)
+        seen, n = judges.sface_features(unseen.pictures[FACE][unseen.n :]), unseen.n
+        means = [np.nanmean(seen[group[n:] == number], axis=0) for number in (0, 1)]  # of pictures of training speakers
+        line, middle = means[1] - means[0], np.mean(means, axis=0) @ (means[1] - means[0])
+        some = np.linspace(0, n - 1, min(n, SEEN_VOICES)).round().astype(int)
+        samples = [unseen.decode.samples(unseen.voices[number], SEEN_SAMPLES, int(number)) for number in some]
+        for name, shown, of in (
+            (VOICE, unseen.pictures[VOICE][some], group[some]),
+            ("samples", np.concatenate(samples), group[some].repeat(SEEN_SAMPLES)),
+        ):
+            same[name] += list((judges.sface_features(shown) @ line > middle) == of)
     shares = {share: np.mean(np.concatenate(held) < scipy.stats.chi2.ppf(share, REGION_AXES)) for share in REGIONS}
     regions = ", ".join(f"{100 * share:.0f} % region {100 * of:.1f} %" for share, of in shares.items())
     print(f"unseen faces in regions of the first {REGION_AXES} axes: {regions}")
-    print(f"samples on the side of their group's mean face: {100 * np.mean(same):.1f} %", flush=True)
+    of_group = ", ".join(f"{name} {100 * np.mean(of):.1f} % of {len(of)}" for name, of in same.items())
+    print(f"pictures that SFace sees on the side of the voice's group, nearly its sex: from {of_group}", flush=True)
 
 
 def draw_sheet(path: Path, unseen: Unseen, n: int, authors: Path | None) -> None:

@@ -25,6 +25,8 @@ GROUPS = 2
 LEAST_GROUP = 10  # clips of a group: with fewer there is one group
 ROUNDS = 100  # of the search for groups, at most
 SHRINKAGE = 30  # clips that count for what all axes, or all groups, have in common
+TOWARDS_OTHER = 0.4  # of the way to the mean face of the other group: the most that a sample may lie towards it
+MOST_DRAWS = 50  # for each sample
 LEAST_SPREAD = 0.05  # of expected faces along an axis, in that of true faces: the smallest divisor
 VISIBLE_SHARE = 0.8  # of the variance of pictures, in the axes whose differences are shown as large as those of true faces
 
@@ -92,13 +94,25 @@ class LikelyFaces:
         return to_pictures, back, gains
 
     def samples(self, direction: np.ndarray, n: int, seed: int) -> np.ndarray:
-        """Draw faces at random from those that a direction, (D,), leaves possible in its most likely group: float32 (n, D)."""
+        """Draw faces at random from those that a direction, (D,), leaves possible in its most likely group: float32 (n, D).
+
+        Faces that lie nearly as much towards the mean face of the other group are drawn again.
+        """
         group = self.groups(direction[None])[0].argmax()
         expected = self._of_groups(direction[None])[0, group]
         values, vectors = np.linalg.eigh(self.residuals[group].astype(np.float64))
-        sampled = np.random.default_rng(seed).normal(size=(n, len(values)))
-        coefficients = expected + sampled * np.sqrt(np.maximum(values, 0)) @ vectors.T
-        return (self.centre + coefficients @ self.axes).astype(np.float32)
+        root, other = np.sqrt(np.maximum(values, 0)) * vectors, self.means[-1 - group]  # the same group if there is only one
+        line = (other - self.means[group]) / max(np.sum((other - self.means[group]) ** 2), 1e-12)
+        rng, found = np.random.default_rng(seed), []
+        for _ in range(MOST_DRAWS * n):
+            coefficients = expected + root @ rng.normal(size=len(values))
+            if (coefficients - self.means[group]) @ line < TOWARDS_OTHER or not line.any():
+                found.append(coefficients)
+            if len(found) == n:
+                break
+        else:  # a voice between the groups
+            found += [expected] * (n - len(found))
+        return (self.centre + np.stack(found) @ self.axes).astype(np.float32)
 
     def distances(self, directions: np.ndarray, faces: np.ndarray, n_axes: int) -> np.ndarray:
         """Return how far true faces, (N, D), are from the expected ones: squared Mahalanobis distances in the first axes, (N,).
