@@ -179,6 +179,8 @@ def print_distribution(of_runs: list[Unseen]) -> None:
     for unseen in of_runs:
         likely, directions = unseen.decode.likely, utils.normalise(unseen.voices[: unseen.n])
         held.append(likely.distances(directions, unseen.features[: unseen.n], REGION_AXES))
+        if len(likely.means) < 2:  # too few clips for groups
+            continue
         group = likely.groups(utils.normalise(unseen.voices)).argmax(axis=1)
         seen, n = judges.sface_features(unseen.pictures[FACE][unseen.n :]), unseen.n
         means = [np.nanmean(seen[group[n:] == number], axis=0) for number in (0, 1)]  # of pictures of training speakers
@@ -193,7 +195,7 @@ def print_distribution(of_runs: list[Unseen]) -> None:
     shares = {share: np.mean(np.concatenate(held) < scipy.stats.chi2.ppf(share, REGION_AXES)) for share in REGIONS}
     regions = ", ".join(f"{100 * share:.0f} % region {100 * of:.1f} %" for share, of in shares.items())
     print(f"unseen faces in regions of the first {REGION_AXES} axes: {regions}")
-    of_group = ", ".join(f"{name} {100 * np.mean(of):.1f} % of {len(of)}" for name, of in same.items())
+    of_group = ", ".join(f"{name} {100 * np.mean(of):.1f} % of {len(of)}" for name, of in same.items() if of)
     print(f"pictures that SFace sees on the side of the voice's group, nearly its sex: from {of_group}", flush=True)
 
 
