@@ -68,6 +68,8 @@ def quality(covariates: np.ndarray) -> np.ndarray:
 PENALTY, HAIR_PENALTY, BODY_PENALTY = 2.5e-4, 2e-3, 3e-2
 COVARIATE_PENALTY = 1e-3  # of the ridge, as a share of N: the covariates' variance is 1
 TEXTURE_GAIN = 1.25  # factor on a texture's difference from the mean: makes up for shrinkage by ridge and averaging
+# Where clothes are, in distances between the eyes: below the chin, or beside the neck and below a line a little higher.
+BODY_BELOW_CHIN, BODY_BESIDE_NECK, BODY_BELOW_CHIN_BESIDE = 0.15, 0.95, -0.3
 SHARPENING, SHARPENING_RADIUS = 1.0, 2.0  # of the unsharp mask: no unit; pixels
 SURROUNDINGS_RADIUS = 1.3  # pixels, of the blur around the face
 MOST_COMPONENTS = 256  # of the texture, at most
@@ -197,9 +199,8 @@ def face_share(reference: np.ndarray) -> np.ndarray:
 def body_share(reference: np.ndarray) -> np.ndarray:
     """Return 1 below the face and beside the neck, where clothes are, 0 above, with a soft edge: float32 (S, S)."""
     y, x = np.mgrid[:SIDE, :SIDE]
-    chin, distance = reference[8, 1], EYE_DISTANCE * SIDE
-    beside_neck = np.abs(x - (SIDE - 1) / 2) > 0.95 * distance
-    body = (y > chin + 0.15 * distance) | (beside_neck & (y > chin - 0.3 * distance))
+    below_chin, beside = (y - reference[8, 1]) / (EYE_DISTANCE * SIDE), np.abs(x - (SIDE - 1) / 2) / (EYE_DISTANCE * SIDE)
+    body = (below_chin > BODY_BELOW_CHIN) | ((beside > BODY_BESIDE_NECK) & (below_chin > BODY_BELOW_CHIN_BESIDE))
     return cv2.GaussianBlur(body.astype(np.float32), (0, 0), SIDE / 64)
 
 

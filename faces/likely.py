@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from faces.decoder_statistics import NEGLIGIBLE
 from utils import InputError, replacing
 
 MOST_AXES = 128  # principal axes of faces, at most
-NEGLIGIBLE = 1e-5  # of the largest variance of an axis: dlib's 128 numbers have 77 axes above that
 GROUPS = 2
 LEAST_GROUP = 10  # clips of a group: with fewer there is one group
 ROUNDS = 100  # of the search for groups, at most

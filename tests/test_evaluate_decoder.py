@@ -48,4 +48,6 @@ def test_craniofacial_measures_of_decoded_faces(run, decoder_run, demo_data, mon
         assert metrics[name] == pytest.approx(dataclasses.asdict(of), abs=0.02), name
     assert lines[header + 5].split() == ["nose", "width", f"{metrics['nose width']['r']:.2f}", *lines[header + 5].split()[-2:]]
     assert lines[header + 5].endswith(" 0.35") and lines[header + 13].startswith("mean ") and "0.23" in lines[header + 13]
+    assert run_evaluate(run, "--k", 1, "--decoder", decoder_run, "--exaggerate", 0) == 0  # of the picture, not of the measures
+    assert json.loads((run / "metrics.json").read_text())["craniofacial"] == metrics
     assert "## Craniofacial measures" in (run / "results.md").read_text()

@@ -138,6 +138,20 @@ def test_a_sheet_of_samples(run, decoder_run, voice, capsys):
     assert "--samples: expected a face decoder with it, found none" in error_of(capsys, voice, "--run", run, "--samples", 4)
 
 
+def test_other_recordings_have_other_samples(run, decoder_run, voice, tmp_path, monkeypatch, capsys):
+    seeds, sample = [], listener.Listener.samples
+
+    def noting_seed(self, prediction, n, seed):
+        seeds.append(seed)
+        return sample(self, prediction, n, seed)
+
+    monkeypatch.setattr(listener.Listener, "samples", noting_seed)
+    ffmpeg("-i", voice, "-af", "volume=0.5", tmp_path / "quiet.wav")
+    for recording in (voice, tmp_path / "quiet.wav", voice):
+        listen(capsys, recording, "--run", run, "--decoder", decoder_run, "--samples", 2)
+    assert seeds[0] == seeds[2] != seeds[1]
+
+
 # ---------------------------------------------------------------- photos
 
 
