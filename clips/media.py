@@ -1,7 +1,7 @@
 """Read clips by ffmpeg: the sound as mono; the frames upright, with square pixels, in standard dynamic range.
 
 How a file is read depends on what ffmpeg reports of its tracks: the track that players take, one channel where the mean of the
-channels cancels, tone mapping for HDR. Damaged frames are passed over.
+channels cancels, tone mapping for HDR. Damaged frames are passed over. No other file than the one given is opened.
 
 Never imports TensorFlow: the worker processes of preprocess.py import this.
 """
@@ -24,6 +24,20 @@ from utils import CLIP_SAMPLES, CLIP_SECONDS, SAMPLE_RATE, InputError
 
 DECODING_SECONDS = 60  # s that ffmpeg may take for a clip
 LONGEST_SECONDS = 86_400  # s of a file that are searched for its end
+
+# What recordings and videos of people come in, by ffmpeg's names; one name of a format that has several stands for all. Before
+# adding one, see that ffmpeg opens no other file for it: playlists (hls, dash, imf), lists of files (concat), descriptions of
+# streams (sdp), patterns of names (image2) and files that come in parts (vobsub, mlv) would bring in whatever they name.
+# Samples without a header (s16le, mulaw) are left out too: their rate is not known.
+FORMATS = """
+    mov matroska avi asf mpegts mpeg flv ogg rm mxf gxf nut dv wtv nsv ivf dhav gif
+    mpegvideo m4v h261 h263 h264 hevc vvc av1 obu vc1 dirac mjpeg
+    wav w64 aiff iff caf au ircam nistsphere sox voc pvf avr wve dsf xwma
+    mp3 aac loas ac3 ac4 eac3 dts dtshd truehd mlp mpc mpc8 oma aea
+    flac ape wv tta tak shn osq qoa
+    amr amrnb amrwb gsm qcp act dss g722 g723_1 g728 g729 ilbc lc3 codec2 sln
+"""
+REFUSED = r"Format not on whitelist|Skipped opening external track"  # ffmpeg's words
 
 # Codecs of floats that are not lossy: nothing but a mistake in the scale takes these above full scale.
 LOSSLESS_FLOAT = r"pcm_f\d\d|wavpack"
@@ -91,6 +105,8 @@ def _run(path: Path, seconds: float, *outputs, before=(), pipes=()) -> tuple[lis
         Skip: "unreadable" after DECODING_SECONDS.
     """
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostats", "-nostdin", *before]
+    # Of the input alone, for they stand before it: the outputs are pipes.
+    command += ["-protocol_whitelist", "file", "-format_whitelist", ",".join(FORMATS.split())]
     # With "file:", because a name that holds a colon would be taken for an address.
     command += ["-t", str(seconds), "-i", f"file:{Path(path).absolute()}", *outputs]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[write for _, write in pipes])
@@ -138,7 +154,9 @@ def _file_seconds(path: Path, log: str) -> float | None:
     return 3600 * hours + 60 * minutes + seconds
 
 
-def _decode(path: Path, seconds: float, select=None, video=0, tone_mapping="", audio=None, gain=1.0) -> _Decoded:
+def _decode(
+    path: Path, seconds: float, select=None, video=0, tone_mapping="", audio=None, gain=1.0, start: float = 0
+) -> _Decoded:
     """Decode frames, sound, or both in one ffmpeg process.
 
     Args:
@@ -147,6 +165,7 @@ def _decode(path: Path, seconds: float, select=None, video=0, tone_mapping="", a
         video, audio: numbers of the tracks; audio is None for no sound.
         tone_mapping: filters, each with a comma after it.
         gain: factor of the sound.
+        start: s of the file that are passed over.
     """
     outputs, pipes = [], []
     if select:
@@ -163,7 +182,7 @@ def _decode(path: Path, seconds: float, select=None, video=0, tone_mapping="", a
         sound = ["-map", f"0:a:{audio}", *scaled, "-ar", str(SAMPLE_RATE)]
         outputs += [*sound, "-ac", "1", "-f", "s16le", f"pipe:{pipes[0][1]}"]
         outputs += [*sound, "-f", "f32le", f"pipe:{pipes[1][1]}"]
-    (pictures, *sounds), log = _run(path, seconds, *outputs, pipes=pipes)
+    (pictures, *sounds), log = _run(path, seconds, *outputs, before=("-ss", f"{start:.3f}") if start else (), pipes=pipes)
     mono, channels = np.empty(0, np.int16), np.empty((0, 1), np.float32)
     if sounds and (n := len(sounds[0]) // 2):
         mono = np.frombuffer(sounds[0], "<i2", n)
@@ -242,7 +261,7 @@ def _frames(path: Path, decoded: _Decoded, select: str) -> list[Frame]:
 # Sound.
 
 
-def _sound(path: Path, seconds: float, decoded: _Decoded) -> np.ndarray:
+def _sound(path: Path, seconds: float, decoded: _Decoded, start: float = 0) -> np.ndarray:
     """Return the sound of the track that players take, or of the first one after it that holds any.
 
     Args:
@@ -258,16 +277,16 @@ def _sound(path: Path, seconds: float, decoded: _Decoded) -> np.ndarray:
     if not tracks and _tracks(decoded.log, "Video"):
         raise Skip("no-sound")
     for audio in _order(tracks):
-        of_track = decoded if audio == 0 else _decode(path, seconds, audio=audio)
+        of_track = decoded if audio == 0 else _decode(path, seconds, audio=audio, start=start)
         if len(of_track.mono):
             break
     else:
-        raise Skip("unreadable", _last_line(decoded.log))
+        raise Skip("unreadable", _problem(decoded.log))
     peak = float(np.abs(of_track.channels).max())
     if not math.isfinite(peak):
         raise Skip("unreadable", "expected finite samples, found nan or inf")
     if peak > (1.0 if re.match(LOSSLESS_FLOAT, tracks[audio]) else MAX_OVERSHOOT):
-        of_track = _decode(path, seconds, audio=audio, gain=1 / peak)
+        of_track = _decode(path, seconds, audio=audio, gain=1 / peak, start=start)
     return mono_of(of_track.mono, of_track.channels)
 
 
@@ -299,8 +318,10 @@ def mono_of(mix: np.ndarray, channels: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(channels[:, loudest] * 32768), -32768, 32767).astype(np.int16)
 
 
-def _last_line(log: str) -> str:
-    """Return the last line that ffmpeg wrote, for a detail."""
+def _problem(log: str) -> str:
+    """Return why nothing was read, for a detail: the last line that ffmpeg wrote, unless that hides the reason."""
+    if re.search(REFUSED, log):
+        return "it names other files, as playlists do, or is of a kind that is not read"
     return (log.strip().splitlines() or [""])[-1][-200:]
 
 
@@ -316,12 +337,12 @@ def read_clip(path: Path) -> Clip:
     """
     decoded = _decode(path, CLIP_SECONDS, FIRST_FRAME, audio=0)
     if not _tracks(decoded.log, "Video"):
-        raise Skip("unreadable", _last_line(decoded.log))
+        raise Skip("unreadable", _problem(decoded.log))
     samples = _sound(path, CLIP_SECONDS, decoded)[:CLIP_SAMPLES]
     frames = _frames(path, decoded, FIRST_FRAME)
     if not frames:
         damaged = _is_damaged(decoded.log)
-        raise Skip("unreadable", "expected an intact frame, found only damaged ones" if damaged else _last_line(decoded.log))
+        raise Skip("unreadable", "expected an intact frame, found only damaged ones" if damaged else _problem(decoded.log))
     return Clip(samples, frames[0], _file_seconds(path, decoded.log))
 
 
@@ -330,8 +351,8 @@ def read_later_frames(path: Path) -> list[Frame]:
     return _frames(path, _decode(path, CLIP_SECONDS, ONE_A_SECOND), ONE_A_SECOND)
 
 
-def read_sound(path: Path, seconds: float) -> np.ndarray:
-    """Decode the first `seconds` of the sound of a file, of any format known to ffmpeg.
+def read_sound(path: Path, seconds: float, start: float = 0) -> np.ndarray:
+    """Decode `seconds` of the sound of a file, of any of FORMATS, from `start` on.
 
     Returns:
         int16 (samples,), mono at SAMPLE_RATE.
@@ -339,7 +360,12 @@ def read_sound(path: Path, seconds: float) -> np.ndarray:
     Raises:
         Skip: "no-sound" of a video without a sound track, "unreadable".
     """
-    return _sound(path, seconds, _decode(path, seconds, audio=0))
+    return _sound(path, seconds, _decode(path, seconds, audio=0, start=start), start)
+
+
+def seconds_of(path: Path) -> float | None:
+    """Return the length of a file of sound; None if it cannot be told. Raises Skip: "unreadable"."""
+    return _file_seconds(path, _run(path, 0.1, "-map", "0:a:0?", "-f", "null", "-")[1])
 
 
 # ----------------------------------------------------------------------------------------------------------------------

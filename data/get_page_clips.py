@@ -95,7 +95,10 @@ def make_clip(page: Path, clip: str, clips: Path) -> None:
     with replacing(clips / f"{clip}.mp4") as path:
         command = [
             *(imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y"),
-            *("-framerate", str(FRAMES_PER_SECOND), "-i", picture, "-i", sound, "-t", str(CLIP_SECONDS)),
+            # Of these formats alone, which name no other files.
+            *("-protocol_whitelist", "file", "-f", "jpeg_pipe", "-framerate", str(FRAMES_PER_SECOND)),
+            *("-i", f"file:{picture.absolute()}", "-protocol_whitelist", "file", "-f", "wav", "-i", f"file:{sound.absolute()}"),
+            *("-t", str(CLIP_SECONDS)),
             *("-vf", f"loop={FRAMES_PER_SECOND * CLIP_SECONDS - 1}:1"),
             *("-c:v", "libx264", "-tune", "stillimage", "-crf", "16", "-pix_fmt", "yuv420p", "-threads", "1"),
             *("-c:a", "aac", "-b:a", "96k"),

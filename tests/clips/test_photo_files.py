@@ -142,6 +142,9 @@ def test_every_suffix_is_found_whatever_the_file_holds(face, tmp_path):
 
 def test_what_pillow_could_read_but_is_no_photo_is_refused(face, tmp_path):
     assert refusal(saved(face, "EPS"), tmp_path) == "cannot identify image file"  # a program for Ghostscript
+    (tmp_path / "other.png").write_bytes(saved(face, "PNG"))
+    drawing = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="other.png"/></svg>'
+    assert refusal(drawing.encode(), tmp_path) == "cannot identify image file"
     assert refusal(b"no photo", tmp_path) == "cannot identify image file"
     assert refusal(b"", tmp_path) == "cannot identify image file"
     with pytest.raises(Skip) as skipped:
