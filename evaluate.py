@@ -114,15 +114,19 @@ def evaluate(options: Options, folder: Path) -> None:
     from training.batches import predict_features
 
     run = runs.read_run(folder)
-    data, centre = options.data or Path(run["data"]), run["centre"]
+    data, centre = options.data or (run["data"] and Path(run["data"])), run["centre"]
+    if data is None:
+        raise InputError(f"{folder}: expected --data with a run that was made to be shared, found none; name a folder of clips")
     if not data.is_dir():
         raise InputError(f"{data}: expected the data that {folder} was trained on, found no such folder; name it with --data")
     ready = feature_files.ready_clips(data)
-    clips, known = utils.split_clips(ready, run["seed"]), set(ready)
-    seen = {part: [clip for clip in of_part if clip in known] for part, of_part in run["clips"].items()}
+    clips = utils.split_clips(ready, run["seed"])
+    seen = runs.seen_clips(run, ready)
     trained_on = set(seen["train"])
     clips["train"] = [clip for clip in clips["train"] if clip in trained_on]
-    if not clips["train"]:
+    if not clips["train"] and run["hashed"]:
+        clips = {"test": ready}  # other data: all are unseen
+    elif not clips["train"]:
         raise InputError(
             f"{data}: expected training clips of {folder}, found none; is it the data that this run was trained on?"
         )
@@ -133,8 +137,9 @@ def evaluate(options: Options, folder: Path) -> None:
     encoder = model.of_whole_and_start(runs.load_encoder(folder, run), utils.frames_in(parts.SHORT_SECONDS))
 
     judged, rows = {}, {}
-    trained_faces = utils.sample_clips(clips["train"], options.clips, run["seed"])
-    mean_face = np.mean([feature_files.load_embedding(data, clip, size) for clip in trained_faces], axis=0)
+    trained_faces = utils.sample_clips(clips.get("train", []), options.clips, run["seed"])
+    faces = [feature_files.load_embedding(data, clip, size) for clip in trained_faces]
+    mean_face = np.mean(faces, axis=0) if faces else centre
     for name, of_part in clips.items():
         of_part = utils.sample_clips(of_part, options.clips, run["seed"])
         if len({utils.video_of(clip) for clip in of_part}) < 2:
@@ -194,7 +199,7 @@ def craniofacial_of(part, decode, centre) -> dict[str, dict]:
         print(f"evaluate: fewer than {least} test faces, no correlations of craniofacial measures", file=sys.stderr)
         return {}
     decode = dataclasses.replace(decode, exaggerate=1.0)
-    from_voices, from_faces = decode.from_voices(part.voices[some] - centre), decode(part.faces[some])
+    from_voices, from_faces = decode.from_voices(utils.normalise(part.voices[some] - centre)), decode(part.faces[some])
     found = craniofacial.correlations(landmarks_in(from_voices), landmarks_in(from_faces))
     return {name: dataclasses.asdict(of) for name, of in found.items()}
 

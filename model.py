@@ -128,11 +128,6 @@ def speaker_encoder(feature_size: int = FEATURE_SIZE["vggface"], embedding: str 
     return keras.Model(spectrograms, feature, name="speaker_encoder")
 
 
-def speaker_embedder(encoder: keras.Model) -> keras.Model:
-    """Return a `speaker_encoder` without its head, as a model of the same weights."""
-    return keras.Model(encoder.input, encoder.get_layer("head").input, name="speaker_embedder")
-
-
 def load_pretrained(encoder: keras.Model) -> None:
     """Load the pretrained weights of a `speaker_encoder` from their packages. Raises InputError if they are missing."""
     for name in SPEAKER_NETWORKS.keys() & {layer.name for layer in encoder.layers}:
@@ -146,6 +141,30 @@ def load_pretrained(encoder: keras.Model) -> None:
 def build_encoder(name: str, feature_size: int, width: float, embedding: str | None) -> keras.Model:
     """Build the encoder that train.py's --encoder names: "conv", of a width, or "speaker", on an embedding."""
     return voice_encoder(feature_size, width) if name == "conv" else speaker_encoder(feature_size, embedding)
+
+
+def embedder(encoder: keras.Model) -> keras.Model:
+    """Return an encoder without its last, linear layer, as a model of the same weights: spectrograms -> embeddings, (B, E)."""
+    return keras.Model(encoder.input, encoder.layers[-1].input, name="embedder")
+
+
+def speaker_columns(encoder: keras.Model) -> tuple[int, int]:
+    """Return the first column of the encoder's embeddings that tells speakers apart, and the first one after the last.
+
+    Those of CAM++'s embedding, which depends least on microphone and room, or else all.
+    """
+    first = ge2e.UNITS if "ge2e" in {layer.name for layer in encoder.layers} else 0
+    if "campplus" in {layer.name for layer in encoder.layers}:
+        return first, first + campplus.UNITS
+    return 0, encoder.layers[-1].input.shape[-1]
+
+
+def of_halves(encoder: keras.Model) -> keras.Model:
+    """Return a model from float (B, N_FRAMES, N_BINS, 2) to (B, 2 * E): the embeddings of first and second halves of clips."""
+    spectrograms = keras.Input((N_FRAMES, N_BINS, 2), name="spectrogram")
+    embed, middle = embedder(encoder), N_FRAMES // 2
+    both = embed(spectrograms[:, :middle]), embed(spectrograms[:, N_FRAMES - middle :])
+    return keras.Model(spectrograms, keras.ops.concatenate(both, axis=-1), name="halves_embedder")
 
 
 def check_batch(batch_size: int, width: float, n_frames: int) -> None:

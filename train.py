@@ -13,6 +13,7 @@ Reads the training and validation clips that preprocess.py wrote under --data. W
     tensorboard/       the same for TensorBoard, and the loss of each step
     best.weights.h5    the weights of the epoch with the least validation loss
     likely.npz         what faces a voice makes likely, for decoded faces
+    certainty.npz      what tells how sure a prediction is
     last.weights.h5    the last weights and the state of the training, for --resume
 
 The face decoder, which turns a face feature into a picture, is trained by `train.py decoder`, with options of its own.
@@ -339,6 +340,7 @@ def train_encoder(options: Options) -> None:
     """
     from clips import packs
     from faces import likely
+    from listening import certainty
     from training import closed_form, epochs, runs, setup, steps
     from training.batches import predict_features, training_batches
 
@@ -378,21 +380,17 @@ def train_encoder(options: Options) -> None:
             record = epochs.record_epoch(progress, number, train_loss, n_clips, rate, {**scores, **more})
             if record["val_loss"] < progress.best_loss:
                 progress.best_epoch, progress.best_loss = number, record["val_loss"]
-                voices, faces = unseen
+                _, voices, faces = unseen
                 likely.fit(utils.normalise(voices - centre), faces, population).save(folder / utils.LIKELY)
+                of_voices = epochs.unseen_voices(training.encoder, options.data, unseen, centre)
+                certainty.fit(*of_voices).save(folder / utils.CERTAINTY)
                 runs.save_weights(folder / utils.BEST_WEIGHTS, training.encoder)
             save()
             epochs.write_history(folder, progress.history, options.format)
             return record
 
-        def say_time(seconds_a_step):
-            left = options.epochs - progress.step // n_steps
-            print(epochs.line_of_time(seconds_a_step, n_steps, left), file=sys.stderr)
-
-        crops, readers = setup.crops(options), options.readers
-        batches, errors = training_batches(
-            options.data, clips["train"], len(centre), crops, progress.step, last_step, source, readers
-        )
+        of_steps = setup.crops(options), progress.step, last_step
+        batches, errors = training_batches(options.data, clips["train"], len(centre), *of_steps, source, options.readers)
         with epochs.event_writer(folder, options.epochs if chief else 0).as_default():
             if options.encoder == "speaker" and not options.resume:
                 started = time.perf_counter()
@@ -403,7 +401,8 @@ def train_encoder(options: Options) -> None:
                 more = {"cv_matching": fitted.matching} if fitted.cross_validated else {}
                 end_epoch(0, fitted.train_loss, n_train, fitted.validation, fitted.unseen, **more)
                 print(epochs.line_of_closed_form(seconds, fitted), flush=True)
-            timed = say_time if chief else None
+            left = options.epochs - progress.step // n_steps
+            timed = (lambda seconds: print(epochs.line_of_time(seconds, n_steps, left), file=sys.stderr)) if chief else None
             with epochs.noting_signals() as signals:
                 stops = steps.agreement(signals)
                 while progress.step < last_step and not stops():
@@ -414,7 +413,8 @@ def train_encoder(options: Options) -> None:
                     if chief:
                         number, train_loss = progress.step // n_steps, progress.loss_sum / n_steps
                         predicted = predict_features(training.encoder, options.data, clips["val"], len(centre))
-                        record = end_epoch(number, train_loss, n_steps * options.batch_size, predicted, predicted)
+                        n_clips, unseen = n_steps * options.batch_size, (clips["val"], *predicted)
+                        record = end_epoch(number, train_loss, n_clips, predicted, unseen)
                         print(epochs.line_of_epoch(record, options.epochs), flush=True)
     if progress.step < last_step:
         raise KeyboardInterrupt

@@ -57,13 +57,17 @@ SPLIT = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 DATA = Path("data")
 CHECKPOINTS = Path("checkpoints")
-VOICE_RUN, DECODER_RUN = "base", "decoder"  # the runs used where none is named
+VOICE_RUN, DECODER_RUN = "base", "decoder"  # the runs that are written, and evaluated, where none is named
+PRETRAINED_RUN = "pretrained"  # the run that comes with the project
+PRETRAINED = Path(__file__).resolve().parent / CHECKPOINTS / PRETRAINED_RUN
 # Files in the folder of a run.
 OPTIONS, CLIPS, CENTRE, HISTORY = "options.json", "clips.json", "centre.pkl", "history.jsonl"
-LIKELY = "likely.npz"
+LIKELY, CERTAINTY = "likely.npz", "certainty.npz"
+HASH_LETTERS = 16  # hexadecimal, of the hashes that stand for names
 UNFINISHED = ".part-"  # how the name of a file begins that is being written
 LEFTOVER_SECONDS = 86_400  # s, age at which unfinished files count as those of a killed process
 BEST_WEIGHTS, LAST_WEIGHTS = "best.weights.h5", "last.weights.h5"
+COMPACT_WEIGHTS = "weights.npz"  # in place of the best weights in a run that was made to be shared
 
 
 class InputError(ValueError):
@@ -245,9 +249,22 @@ def reporting_errors(main):
     return wrapped
 
 
+def leave(code: int) -> None:
+    """End the process at once, after what is registered to be done at exit: TensorFlow takes a second to be taken apart."""
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    atexit._run_exitfuncs()
+    os._exit(code)
+
+
 def run_folder(run: str) -> Path:
-    """Return the folder of a run: `checkpoints/<run>` for a plain name, the path itself for anything with a slash."""
-    return Path(run) if "/" in str(run) or os.sep in str(run) else CHECKPOINTS / run
+    """Return the folder of a run: `checkpoints/<run>` for a plain name, the path itself for anything with a slash.
+
+    The run that comes with the project is found from any folder.
+    """
+    folder = Path(run) if "/" in str(run) or os.sep in str(run) else CHECKPOINTS / run
+    return PRETRAINED if str(run) == PRETRAINED_RUN and not folder.exists() else folder
 
 
 def existing_run(run: str) -> Path:
@@ -263,6 +280,19 @@ def existing_run(run: str) -> Path:
 def normalise(features: np.ndarray) -> np.ndarray:
     """Scale each row to length 1. float (N, D) -> float (N, D); a row of zeros stays."""
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def check_directions(directions: np.ndarray) -> None:
+    """Raise ValueError unless each row, (N, D), has length 1, as directions from the centre have and face features have not."""
+    lengths = np.linalg.norm(directions, axis=-1)
+    if directions.ndim != 2 or not np.allclose(lengths, 1, atol=1e-3):
+        found = (
+            f"shape {directions.shape}" if directions.ndim != 2 else f"lengths from {lengths.min():.3g} to {lengths.max():.3g}"
+        )
+        raise ValueError(
+            f"directions: expected (N, D), each of length 1, as seen from the centre, found {found}; of a face feature: "
+            "utils.normalise(features - centre)"
+        )
 
 
 def frames_in(seconds: float) -> int:
@@ -282,6 +312,11 @@ def clip_name(video_id: str, start: float, end: float) -> str:
 def video_of(clip: str) -> str:
     """Return the video id in a clip's name: all before the last underscore, for an id may hold underscores too."""
     return clip.rpartition("_")[0]
+
+
+def hashed(clip: str) -> str:
+    """Return the name of a clip in runs that are shared: the hashes of its video's id and of itself, joined as names are."""
+    return "_".join(hashlib.sha256(text.encode()).hexdigest()[:HASH_LETTERS] for text in (video_of(clip), clip))
 
 
 @contextmanager

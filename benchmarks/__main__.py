@@ -10,6 +10,7 @@ Commands, from the repository's root:
     evaluate      evaluate.py beside the slides' way, and the search of a million faces beside bare matrix products
     decoder       the face decoder on unseen people, beside a plain linear decoder and the paper's pictures
     encoders      the paper's encoder from scratch and the pretrained one, on unseen speakers
+    shared        what a shared run gives away, and whether its certainty is right
     split         one encoder on unseen speakers and on the slides' accidental split
 
     python -m benchmarks decoder --help
@@ -29,6 +30,7 @@ MODULES = {
     "evaluate": "evaluation",
     "decoder": "decoder",
     "encoders": "encoders",
+    "shared": "shared_run",
     "split": "split",
 }
 

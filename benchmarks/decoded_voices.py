@@ -40,7 +40,7 @@ class Unseen:
     clips: list[str]
     n: int  # N
     faces: list[np.ndarray]  # true faces, uint8 (FACE_SIZE, FACE_SIZE, 3), RGB
-    voices: np.ndarray  # float32 (all clips, D), predictions as seen from the centre
+    voices: np.ndarray  # float32 (all clips, D), directions of the predictions as seen from the centre
     features: np.ndarray  # float32 (all clips, D), of the true faces
     centre: np.ndarray  # float32 (D,)
     decode: FaceDecoder
@@ -55,10 +55,12 @@ def decode_unseen(folder: Path, decoder: Path) -> Unseen:
     """Decode the unseen speakers of a voice encoder's run, from their voices and from their true faces' features."""
     run = runs.read_run(folder)
     data, size = Path(run["data"]), run["feature_size"]
-    test = utils.split_clips(feature_files.ready_clips(data), run["seed"])["test"]
-    clips = test + utils.sample_clips(run["clips"]["train"], CENTRE_CLIPS, run["seed"])
+    ready = feature_files.ready_clips(data)
+    test, training = utils.split_clips(ready, run["seed"])["test"], runs.seen_clips(run, ready)["train"]
+    clips = test + utils.sample_clips(training, CENTRE_CLIPS, run["seed"])
     predicted, features = predict_features(runs.load_encoder(folder, run), data, clips, size, 8)
-    decode, voices = runs.load_face_decoder(str(decoder), folder, size, 1.0), predicted - run["centre"]
+    decode = runs.load_face_decoder(str(decoder), folder, size, 1.0)
+    voices = utils.normalise(predicted - run["centre"])
     decoded = {VOICE: decode.from_voices(voices), FACE: decode(features)}
     faces = [media.read_face(data, clip) for clip in clips]
     return Unseen(clips, len(test), faces, voices, features, run["centre"], decode, decoded)
@@ -177,11 +179,11 @@ def print_distribution(of_runs: list[Unseen]) -> None:
     """Print how many true faces the regions of likely faces hold, and how many samples SFace sees in the voice's group."""
     held, same = [], {VOICE: [], "samples": []}
     for unseen in of_runs:
-        likely, directions = unseen.decode.likely, utils.normalise(unseen.voices[: unseen.n])
+        likely, directions = unseen.decode.likely, unseen.voices[: unseen.n]
         held.append(likely.distances(directions, unseen.features[: unseen.n], REGION_AXES))
         if len(likely.means) < 2:  # too few clips for groups
             continue
-        group = likely.groups(utils.normalise(unseen.voices)).argmax(axis=1)
+        group = likely.groups(unseen.voices).argmax(axis=1)
         seen, n = judges.sface_features(unseen.pictures[FACE][unseen.n :]), unseen.n
         means = [np.nanmean(seen[group[n:] == number], axis=0) for number in (0, 1)]  # of pictures of training speakers
         line, middle = means[1] - means[0], np.mean(means, axis=0) @ (means[1] - means[0])

@@ -179,11 +179,12 @@ def print_decoder(decode, landmarks, one_pass, photos: Photos, people, gallery, 
 
 def unseen_photos(data: Path, run: dict, network) -> None:
     """Measure a decoder, and the plain one, on photos of unseen people."""
-    names = utils.split_clips(feature_files.ready_faces(data), run["seed"])
+    ready = feature_files.ready_faces(data)
+    names, fitted_on = utils.split_clips(ready, run["seed"]), runs.seen_clips(run, ready)["train"]
     test, n_others = names["test"], max(0, GALLERY - len(names["test"]))
     size, centre = run["feature_size"], run["centre"]
-    reference = textures.reference_shape(np.stack([feature_files.load_landmarks(data, name) for name in run["clips"]["train"]]))
-    training, photos = (read_photos(data, part, size, reference) for part in (run["clips"]["train"], test))
+    reference = textures.reference_shape(np.stack([feature_files.load_landmarks(data, name) for name in fitted_on]))
+    training, photos = (read_photos(data, part, size, reference) for part in (fitted_on, test))
     others = names["val"][:n_others]
     shown = [media.read_portrait(data, name) for name in test + others]
     of_judge = judges.load(judges.SFACE)(shown)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from faces.decoder_statistics import NEGLIGIBLE
-from utils import InputError, replacing
+from utils import InputError, check_directions, replacing
 
 MOST_AXES = 128  # principal axes of faces, at most
 GROUPS = 2
@@ -49,8 +49,18 @@ class LikelyFaces:
     covariance: np.ndarray  # float32 (R, R), of expected coefficients
     residuals: np.ndarray  # float32 (G, R, R), covariances of true coefficients around the expected ones
 
+    def features(self, directions: np.ndarray) -> np.ndarray:
+        """Return the expected face features given directions, (N, D): float32 (N, D)."""
+        return (self.centre + self.expected(directions) @ self.axes).astype(np.float32)
+
+    def spreads(self, directions: np.ndarray) -> np.ndarray:
+        """Return the standard deviation of each number of the face features that directions leave possible: float32 (N, D)."""
+        of_groups = np.sqrt(np.einsum("grs,rd,sd->gd", self.residuals, self.axes, self.axes, optimize=True))
+        return of_groups[self.groups(directions).argmax(axis=1)].astype(np.float32)
+
     def groups(self, directions: np.ndarray) -> np.ndarray:
         """Return the probability of each group given directions, (N, D): float64 (N, G)."""
+        check_directions(directions)
         return _probabilities(directions @ self.axes.T, self.voices, self.spread, self.shares)
 
     def expected(self, directions: np.ndarray) -> np.ndarray:
@@ -59,6 +69,7 @@ class LikelyFaces:
 
     def _of_groups(self, directions):
         """Return the expected coefficients given directions, (N, D), and each group: (N, G, R)."""
+        check_directions(directions)
         return self.means + self.slopes * ((directions @ self.axes.T)[:, None] - self.voices)
 
     def vivid(self, directions: np.ndarray, visible: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ from clips import detection
 from faces import decoder
 from faces.likely import LikelyFaces
 from faces.textures import EYE_DISTANCE, EYE_HEIGHT, SIDE
-from utils import normalise
 from voices.backend import keras
 
 # The box that dlib's detector finds in a decoded picture, in distances between the eyes: its side, and how far its middle is
@@ -31,27 +30,41 @@ class FaceDecoder:
     exaggerate: float = 1.0  # factor on the distance from the mean face
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Decode features of true faces, float32 (n, D). Returns uint8 (n, S, S, 3), RGB."""
+        """Decode face features, float32 (n, D). Returns uint8 (n, S, S, 3), RGB.
+
+        Raises:
+            ValueError: if they are no face features, but directions from the centre.
+        """
+        along = features @ self.centre / max(self.centre @ self.centre, np.finfo(np.float32).tiny)  # 1 of the mean face
+        if np.median(along) < 0.5:
+            found = f"{np.median(along):.2f} times as far from zero as the mean face is"
+            raise ValueError(f"features: expected face features, found directions ({found}); from_voices decodes directions")
         return decoder.decode(self.network, self.centre + self.exaggerate * (features - self.centre))
 
-    def from_voices(self, predictions: np.ndarray) -> np.ndarray:
+    def from_voices(self, directions: np.ndarray) -> np.ndarray:
         """Decode the predictions of a voice encoder to faces that are as different from each other as true faces.
 
         Args:
-            predictions: float32 (n, D), as seen from the centre of the voice encoder's run; only their directions matter.
+            directions: float32 (n, D), of the predictions as seen from the centre of the voice encoder's run, of length 1.
 
         Returns:
             uint8 (n, S, S, 3), RGB.
-        """
-        return self(self.likely.vivid(normalise(predictions), self._visible_changes))
 
-    def samples(self, prediction: np.ndarray, n: int, seed: int) -> np.ndarray:
+        Raises:
+            ValueError: if a length is not 1.
+        """
+        return self(self.likely.vivid(directions, self._visible_changes))
+
+    def samples(self, direction: np.ndarray, n: int, seed: int) -> np.ndarray:
         """Decode faces sampled from those that a prediction, (D,), leaves possible: people who sound like this.
 
         Returns:
             uint8 (n, S, S, 3), RGB; always the same ones for a seed, whatever n is.
+
+        Raises:
+            ValueError: if the direction's length is not 1.
         """
-        return self(self.likely.samples(normalise(prediction[None])[0], n, seed))
+        return self(self.likely.samples(direction, n, seed))
 
     @functools.cached_property
     def _visible_changes(self) -> np.ndarray:

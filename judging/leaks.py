@@ -26,15 +26,17 @@ def of_videos(unseen: list[str], seen: list[str], how: str) -> list[str]:
 
     Args:
         unseen: clips of speakers that should be unseen.
-        seen: clips that training used.
+        seen: clips that training used, or their `utils.hashed` names.
         how: the use of the latter, such as "trained on".
 
     Returns:
         A line for each kind of leak found.
     """
     clips, videos = set(seen), {utils.video_of(clip) for clip in seen}
-    same = [clip for clip in unseen if clip in clips]
-    related = [clip for clip in unseen if utils.video_of(clip) in videos and clip not in clips]
+    names = {clip: (clip, utils.hashed(clip)) for clip in unseen}
+    same = [clip for clip in unseen if not clips.isdisjoint(names[clip])]
+    known = set(same)
+    related = [clip for clip in unseen if not videos.isdisjoint(map(utils.video_of, names[clip])) and clip not in known]
     found = []
     if same:
         found.append(f"{len(same)} of {len(unseen)} clips were {how}: {_named(same)}")

@@ -195,7 +195,7 @@ def draw_pictures(
         columns = {"true face": [Shown(image(number), f"rank {ranks[number]} of {n}") for number in queries]}
         if decode:
             columns["decoded from it"] = [Shown(picture, "") for picture in decode(test.faces[queries])]
-            from_voices = decode.from_voices(voices[queries])
+            from_voices = decode.from_voices(normalise(voices[queries]))
             columns["decoded from the voice"] = [Shown(picture, "") for picture in from_voices]
         rows = [Query(list(left), of_query) for *left, of_query in zip(*columns.values(), found)]
         shown = f"{len(queries)} of {len(all_queries)} such voices" if len(queries) < len(all_queries) else "all such voices"

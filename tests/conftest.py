@@ -380,6 +380,7 @@ def photos(demo_data, tmp_path_factory):
 def no_named_runs(tmp_path, monkeypatch):
     """The folder of runs that have a name, and none in it: the project's own runs do not change a test."""
     monkeypatch.setattr(utils, "CHECKPOINTS", tmp_path / "checkpoints")
+    monkeypatch.setattr(utils, "PRETRAINED", tmp_path / "checkpoints" / "pretrained")
     return tmp_path / "checkpoints"
 
 

@@ -174,7 +174,7 @@ class Fit:
     n_clips: int  # by which it was chosen
     cross_validated: bool  # whether these are training and validation clips, instead of validation clips
     validation: tuple[np.ndarray, np.ndarray]  # predicted and true features of the validation clips, as `predict_features`
-    unseen: tuple[np.ndarray, np.ndarray]  # the same of n_clips, each predicted without the videos of its person
+    unseen: tuple[list[str], np.ndarray, np.ndarray]  # of n_clips, names and the same, predicted without a person's videos
 
 
 def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: float, on_both: bool = False) -> Fit:
@@ -196,7 +196,7 @@ def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: f
         InputError: if a file of a clip is broken, or the pretrained weights are missing.
     """
     model.load_pretrained(encoder)
-    embedder = model.speaker_embedder(encoder)
+    embedder = model.embedder(encoder)
 
     def embed(names):
         return predict_features(embedder, data, names, len(centre))
@@ -215,9 +215,10 @@ def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: f
             if part == "val":
                 validation.append((embeddings, faces))
             chosen = [number for number, clip in enumerate(of_block) if clip in judges]
-            judging.append((embeddings[chosen], faces[chosen], [utils.video_of(of_block[number]) for number in chosen]))
+            judging.append((embeddings[chosen], faces[chosen], [of_block[number] for number in chosen]))
     embeddings, faces = (np.concatenate(arrays) for arrays in list(zip(*judging))[:2])
-    videos = [video for *_, of_block in judging for video in of_block]
+    unseen_clips = [clip for *_, of_block in judging for clip in of_block]
+    videos = [utils.video_of(clip) for clip in unseen_clips]
     both = moments["train"] + moments["val"]
     if few:
         predictions = left_out(both, embeddings, faces, videos, PENALTIES, whitening)
@@ -228,7 +229,7 @@ def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: f
         matching.append(rank(voices - centre, faces - centre, videos).matching.mean())
         best = best_penalty(matching)
         if best == len(matching) - 1:
-            unseen = voices, faces
+            unseen = unseen_clips, voices, faces
     ((kernel, bias),) = heads(both if on_both else moments["train"], PENALTIES[best : best + 1], whitening)
     encoder.get_layer("head").set_weights([kernel, bias])
     embeddings, faces = first

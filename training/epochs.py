@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import model
 import utils
 from judging import plots
 from judging.ranks import chance_at_k, rank, recall_at_k
-from training.batches import video_numbers
+from training.batches import predict_features, video_numbers
 from training.runs import Progress
 from utils import InputError
 from voices.backend import tf
 
 RECALL_AT = (1, 5, 10)
+UNSEEN_CLIPS = 600  # by which certainty is measured, at most
 LATE_STEPS = 2  # steps between a step and the reading of its loss
 TIMED_STEPS = 2, 3  # steps of a process whose mean time predicts that of an epoch; the first step includes compilation
 
@@ -159,6 +161,28 @@ def validate(predicted, loss, centre: np.ndarray, clips: list[str], batch_size: 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Records of epochs.
+
+
+def unseen_voices(encoder, data: Path, unseen, centre: np.ndarray) -> tuple:
+    """Return what tells how sure predictions are, for up to UNSEEN_CLIPS clips.
+
+    Args:
+        encoder: of `model.build_encoder`, with its weights.
+        data: folder that preprocess.py wrote.
+        unseen: N names of clips; their features as predicted without training on the clips' people, float32 (N, D); and those
+            of their faces.
+        centre: float32 (D,), of the run.
+
+    Returns:
+        The arguments of `listening.certainty.fit`.
+    """
+    some = np.unique(np.linspace(0, len(unseen[0]) - 1, UNSEEN_CLIPS).round().astype(int))
+    clips, (voices, faces) = [unseen[0][number] for number in some], (features[some] - centre for features in unseen[1:])
+    halves, _ = predict_features(model.of_halves(encoder), data, clips, len(centre))
+    videos = [utils.video_of(clip) for clip in clips]
+    matching = rank(voices, faces, videos).matching if len(set(videos)) > 1 else np.full(len(clips), 0.5)
+    lengths = np.linalg.norm(voices, axis=1)
+    return halves.reshape(len(clips), 2, -1), lengths, matching, videos, model.speaker_columns(encoder)
 
 
 def record_epoch(progress: Progress, epoch: int, train_loss: float, n_clips: int, learning_rate: float, scores: dict) -> dict:

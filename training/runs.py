@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -16,6 +17,7 @@ from clips import feature_files
 from faces import decoder, likely
 from faces.portraits import FaceDecoder
 from faces.textures import SIDE
+from training import compact
 from utils import InputError
 from voices.weights import EARLIER_EMBEDDING
 
@@ -152,8 +154,9 @@ def read_run(folder: Path, model: str = "voice") -> dict:
 
     Returns:
         "data", "seed", "feature_size" and ENTRIES of options.json; "clips", the names of the clips that the run trains on,
-        "train", and validates on, "val"; "fitted_on_validation", whether the closed form is fitted on the latter too; and
-        "centre", the mean face feature, float32 (feature_size,). The folder "data" may no longer exist.
+        "train", and validates on, "val"; "hashed", whether these are `utils.hashed` names; "fitted_on_validation", whether the
+        closed form is fitted on the latter too; and "centre", the mean face feature, float32 (feature_size,). The folder "data"
+        may no longer exist, and is None in a run that was made to be shared.
 
     Raises:
         InputError: if there is no run, the run holds the other model, or one of its files is broken.
@@ -163,11 +166,12 @@ def read_run(folder: Path, model: str = "voice") -> dict:
         run = json.loads(path.read_text(encoding="utf-8"))
         if (found := run.get("model", "voice")) != model:
             raise InputError(f"{folder}: expected a run of {COMMANDS[model]}, found a run of {COMMANDS[found]}")
-        run = {"embedding": EARLIER_EMBEDDING, **run}
+        run = {"embedding": EARLIER_EMBEDDING, "data": None, **run}
         run = {name: run[name] for name in ("data", "seed", "feature_size", *ENTRIES[model])}
         path = folder / utils.CLIPS
         clips = json.loads(path.read_text(encoding="utf-8"))
         run["clips"] = {part: list(clips[part]) for part in ("train", "val")}
+        run["hashed"] = clips.get("hashed", False)
         run["fitted_on_validation"] = clips.get("fitted_on_validation", False)
         path = folder / utils.CENTRE
         return {**run, "centre": feature_files.load_array(path, np.float32, (run["feature_size"],))}
@@ -175,6 +179,20 @@ def read_run(folder: Path, model: str = "voice") -> dict:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: expected a file of a run, found {error!r}; run train.py again") from error
+
+
+def seen_clips(run: dict, ready: list[str]) -> dict[str, list[str]]:
+    """Return which clips of a folder a run trains and validates on.
+
+    Args:
+        run: of `read_run`.
+        ready: names of the folder's clips.
+    """
+    if run["hashed"]:
+        names = {utils.hashed(clip): clip for clip in ready}
+        return {part: [names[name] for name in of_part if name in names] for part, of_part in run["clips"].items()}
+    known = set(ready)
+    return {part: [clip for clip in of_part if clip in known] for part, of_part in run["clips"].items()}
 
 
 def load_encoder(folder: Path, run: dict):
@@ -215,24 +233,31 @@ def check_feature_size(folder: Path, run: dict, feature_size: int) -> None:
         )
 
 
+def decoder_folders(voices: Path) -> list[Path]:
+    """Return where the run of a face decoder may be, if none is named: with the voices' run, DECODER_RUN, the pretrained."""
+    pretrained = utils.run_folder(utils.PRETRAINED_RUN) / utils.DECODER_RUN
+    return [voices / utils.DECODER_RUN, utils.run_folder(utils.DECODER_RUN), pretrained]
+
+
 def load_face_decoder(name: str | None, voices: Path, feature_size: int, exaggerate: float):
     """Load the face decoder that turns predictions of a voice encoder into pictures.
 
     Args:
-        name: of the decoder's run; None for DECODER_RUN, if there is such a run.
+        name: of the decoder's run; None for the first of `decoder_folders` that has a run.
         voices: folder of the voice encoder's run.
         feature_size: D, of the voice encoder.
         exaggerate: of `portraits.FaceDecoder`.
 
     Returns:
-        portraits.FaceDecoder; None if no run was named and DECODER_RUN is missing or does not fit.
+        portraits.FaceDecoder; None if no run was named and there is none, or it does not fit.
 
     Raises:
         InputError: if the named run is missing, does not fit or is broken.
     """
-    folder = utils.run_folder(name or utils.DECODER_RUN)
-    if name is None and not (folder / utils.BEST_WEIGHTS).exists():
+    folders = [utils.run_folder(name)] if name else [folder for folder in decoder_folders(voices) if weights_of(folder)]
+    if not folders:
         return None
+    folder = folders[0]
     try:
         run = read_run(folder, "decoder")
         check_feature_size(folder, run, feature_size)
@@ -245,14 +270,20 @@ def load_face_decoder(name: str | None, voices: Path, feature_size: int, exagger
         return None
 
 
+def weights_of(folder: Path) -> Path | None:
+    """Return the file of a run's best weights, in the compact form or not; None if there is none."""
+    return next((path for path in (folder / utils.BEST_WEIGHTS, folder / utils.COMPACT_WEIGHTS) if path.exists()), None)
+
+
 def _with_best_weights(network, folder: Path, description: str):
     """Load the best weights of a run into a network, and return it. Raises InputError."""
-    path = folder / utils.BEST_WEIGHTS
-    if not path.exists():
+    path = weights_of(folder)
+    if path is None:
+        path = folder / utils.BEST_WEIGHTS
         raise InputError(f"{path}: expected the weights of a run, found no such file; let train.py finish its first epoch")
     try:
-        model.load_weights(network, path)
-    except (OSError, ValueError, KeyError) as error:
+        (compact.load if path.name == utils.COMPACT_WEIGHTS else model.load_weights)(network, path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(f"{path}: expected weights of {description}, as options.json says; {reason}") from error
     return network

@@ -1,0 +1,52 @@
+"""Weights in few bytes, for runs that are shared: 16 bits a number, or 8 bits and a scale for each row of a large matrix."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from utils import replacing
+
+IN_8_BITS = ("texture_basis",)  # layers whose kernels are: each row is a component of pictures, which have 8 bits too
+LARGEST = 127  # of the numbers in 8 bits
+
+
+def save(network, path: Path) -> None:
+    """Write the weights of a Keras model, in the order that Keras has them, to a file of numpy's, .npz.
+
+    The array "3" is the fourth one, float16; or "3" is int8, and multiplied by "3.scale", float32, it is the fourth one.
+
+    Raises:
+        ValueError: if a weight is too large for 16 bits.
+    """
+    in_8_bits = {id(network.get_layer(name).kernel) for name in IN_8_BITS if name in {layer.name for layer in network.layers}}
+    arrays = {}
+    for number, variable in enumerate(network.weights):
+        values = variable.numpy()
+        if id(variable) in in_8_bits:
+            scale = np.abs(values).max(axis=1, keepdims=True).astype(np.float32) / LARGEST
+            arrays[f"{number}.scale"] = scale
+            arrays[f"{number}"] = np.rint(values / np.maximum(scale, np.finfo(np.float32).tiny)).astype(np.int8)
+            continue
+        if not np.abs(values).max(initial=0) <= np.finfo(np.float16).max:
+            raise ValueError(f"{variable.path}: expected numbers of at most {np.finfo(np.float16).max}, found larger ones")
+        arrays[f"{number}"] = values.astype(np.float16)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def load(network, path: Path) -> None:
+    """Read all weights of a Keras model from a file of `save`. Raises OSError, ValueError or KeyError if it does not fit."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("found no file of arrays")
+    with np.load(path, allow_pickle=False) as stored:
+        expected = {str(number) for number in range(len(network.weights))}
+        if (found := {name.removesuffix(".scale") for name in stored}) != expected:
+            raise ValueError(f"expected {len(expected)} arrays, found {len(found)}")
+        for number, variable in enumerate(network.weights):
+            values = stored[f"{number}"].astype(np.float32)
+            if f"{number}.scale" in stored:
+                values *= stored[f"{number}.scale"]
+            if values.shape != tuple(variable.shape):
+                raise ValueError(f"{variable.path}: expected {tuple(variable.shape)}, found {values.shape}")
+            variable.assign(values)
