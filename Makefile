@@ -2,18 +2,22 @@
 PYTHON ?= python3
 SEED ?= 0
 DEMO = data/demo-$(SEED)
+AUDIO ?= data/voices/woman.m4a
 RUN = .venv/bin/python
 # make GPU=1 installs what an NVIDIA GPU needs as well.
 LOCK = requirements$(if $(GPU),-gpu).txt
 INSTALLED = .venv/installed$(if $(GPU),-gpu)
 .DEFAULT_GOAL := $(if $(GPU),install,help)
 
-.PHONY: help install demo test lint mutants lock clean
+.PHONY: help install hear demo test lint mutants lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## install everything into .venv (3.7 GB); with GPU=1 also NVIDIA's libraries
+
+hear: $(INSTALLED)  ## a face from a recording: make hear AUDIO=me.m4a
+	$(RUN) hear.py "$(AUDIO)"
 
 demo: $(INSTALLED)  ## from scratch to tables and pictures, on synthetic people (about 8 minutes)
 	$(RUN) data/make_demo.py --out $(DEMO) --seed $(SEED)

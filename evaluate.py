@@ -157,7 +157,7 @@ def evaluate(options: Options, folder: Path) -> None:
         raise InputError(
             f"{data}: expected two videos in a part of the split, found none with more than one; pass more --clips"
         )
-    found, measured = leaks.find_leaks({**run, "clips": seen}, data, judged), {}
+    found, measured = leaks.find_leaks(run, data, seen, judged), {}
     if decode and "test" in judged:
         found += leaks.of_videos(judged["test"].clips, decode.training_faces, "used to fit the face decoder")
         measured = craniofacial_of(judged["test"], decode, centre)

@@ -1,8 +1,8 @@
 """Listen to recordings: show the face that each voice suggests, and list the faces most similar to it.
 
-Reads the run checkpoints/<run>/ of train.py and the run of a face decoder (python train.py decoder). The list is of faces from
-the run's data, or from photos; without either, or without a decoder, the other half still works. Writes to
-checkpoints/<run>/heard/
+Uses the weights that come with the project, or a run of your own: checkpoints/<run>/ of train.py, with the face decoder in its
+folder, in checkpoints/decoder/ (python train.py decoder), or that of the project. The list is of faces in a folder of photos,
+or in the run's data. Prints how sure the face is, and writes to checkpoints/<run>/heard/
 
     <recording>.png            the face decoded from the voice
     <recording>-samples.png    with --samples, faces sampled from those that the voice leaves possible
@@ -14,35 +14,41 @@ and replaces no file of other content: -2, -3, ... is added to the name instead.
     python hear.py me.m4a --samples 8              eight other faces that the voice leaves possible
     python hear.py me.m4a --among photos           which faces of a folder of photos are the most similar
     python hear.py me.m4a --match a.jpg b.jpg      which of two faces is more similar
+    python hear.py --page                          a page to speak into, at http://127.0.0.1:7860
+
+From Python:
+
+    from hear import load
+    face = load().face("me.m4a")                   face.picture, face.feature, face.spread, face.certainty
 """
 
 import dataclasses
 import os
 import sys
-import tempfile
-import zlib
 from pathlib import Path
 
 import utils
 from utils import InputError, check, option
 
-TOP = 5  # faces listed for a recording
-SAMPLES_A_ROW = 4  # of them
 MOST_SAMPLES = 64  # faces sampled for a recording
-MAX_NAME_BYTES = 200  # of a recording's name, in the names of its pictures
-DECODED = "decoded from\nthe voice"  # heading
 RUN, CHOICE, FACE, PICTURE = "run", "faces to choose from", "decoded face", "picture of the most similar faces"
+PAGE = "page"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     recordings: tuple[Path, ...] = option(
-        "recordings of one person's speech, 2.6 to 120 s, in any format that ffmpeg reads",
-        nargs="+",
+        "recordings of one person's speech, 2.6 s or longer, in any common format; videos too",
+        nargs="*",
         metavar="RECORDING",
         positional=True,
     )
-    run: str = option("run of train.py: a name, for checkpoints/<name>, or a path", utils.VOICE_RUN, group=RUN, metavar="RUN")
+    run: str = option(
+        "run of train.py or share.py: a name, for checkpoints/<name>, or a path; without the option that of the project",
+        utils.PRETRAINED_RUN,
+        group=RUN,
+        metavar="RUN",
+    )
     data: Path | None = option(
         "folder of preprocess.py whose faces are listed; name it where the folder that the run was trained on has moved",
         None,
@@ -63,7 +69,7 @@ class Options:
         metavar="N",
     )
     decoder: str | None = option(
-        f"run of a face decoder; without the option {utils.DECODER_RUN} is used if it exists and fits the run",
+        f"run of a face decoder; without the option the one in the run's folder, {utils.DECODER_RUN}, or that of the project",
         None,
         group=FACE,
         metavar="RUN",
@@ -84,8 +90,13 @@ class Options:
     format: str = option(
         "format of the picture; pdf and svg keep its text sharp in print", "png", group=PICTURE, choices=("png", "pdf", "svg")
     )
+    page: bool = option("serve a page to speak into, on this machine alone, instead of answering recordings", False, group=PAGE)
+    port: int = option("of the page", 7860, group=PAGE, metavar="N")
 
     def __post_init__(self):
+        check(bool(self.recordings) != self.page, f"RECORDING: expected {'none with' if self.page else 'some, or'} --page")
+        check(not (self.page and (self.match or self.data)), "--page: expected without --match and --data, found both")
+        check(1024 <= self.port < 65536, f"--port: expected 1024 to 65535, found {self.port}")
         check(not (self.match and self.among), "--match: expected without --among, found both")
         chosen = "--match" if self.match else "--among"
         check(not (self.data and (self.match or self.among)), f"--data: expected without {chosen}, found both")
@@ -113,111 +124,62 @@ def check_paths(options: Options) -> Path:
     return utils.existing_run(options.run)
 
 
-def read_inputs(options: Options):
-    """Read what needs no network.
+def load(run: str | Path = utils.PRETRAINED_RUN, decoder: str | None = None, exaggerate: float = 1.0):
+    """Load a run, to be used from Python.
+
+    Args:
+        run: a name, for checkpoints/<name>, or a path; the run that comes with the project unless given.
+        decoder: run of a face decoder; see --decoder.
+        exaggerate: multiplies the distance of decoded faces from the mean face.
 
     Returns:
-        The recordings, each as of `clips.recordings.read_recording`, and the paths of the photos to choose from.
+        listening.listener.Listener: its `face` takes the path of a recording, or samples and their rate, and returns a
+        listening.listener.Face.
 
     Raises:
-        InputError: if a recording has no speech in it, or the folder of photos has no photo.
+        InputError: if there is no such run, or it is broken.
     """
-    from clips import photos, recordings
+    from listening import listener
 
-    paths = list(options.match)
-    if options.among:
-        paths, left_out = photos.photos_under(options.among)
-        if not paths:
-            found = f"none but {left_out}" if left_out else "none"
-            raise InputError(
-                f"{options.among}: expected photos ({', '.join(photos.SUFFIXES)}), found {found}; name another folder"
-            )
-        if left_out:
-            print(f"hear: left out of {options.among}: {left_out}", file=sys.stderr)
-    return [recordings.read_recording(path) for path in options.recordings], paths
-
-
-def picture_name(recording: Path) -> str:
-    """Return what the names of a recording's pictures begin with: its own name in one line, not too long for a file."""
-    return utils.printable(recording.stem).encode()[:MAX_NAME_BYTES].decode(errors="ignore")
-
-
-def listen(options: Options, folder: Path, recordings: list, photos: list[Path]) -> None:
-    """Print what the recordings suggest, and write the pictures."""
-    import cv2
-    import numpy as np
-
-    from judging import pictures
-    from listening import gallery, listener
-    from training import runs
-
-    run = runs.read_run(folder)
-    size, faces = run["feature_size"], None
-    if photos:
-        below = options.among or Path(os.path.commonpath([path.absolute().parent for path in photos]))
-        faces = gallery.of_photos(photos, below, size, one_face=bool(options.match))
-    else:
-        try:
-            faces = gallery.of_data(options.data or Path(run["data"]), size, options.clips, run["seed"])
-        except InputError as error:
-            if options.data:
-                raise
-            print(f"hear: no list of similar faces: {error}", file=sys.stderr)  # a run is of use without its data
-    loaded = listener.load(folder, options.decoder, options.exaggerate, needs_faces=faces is None)
-    if options.samples and not loaded.face_decoder:
-        raise InputError("--samples: expected a face decoder with it, found none; make one with python train.py decoder")
-
-    def save_grid(name, *grid):
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / f"{name}.{options.format}"
-            pictures.draw_grid(path, *grid)
-            print(utils.save_new(folder / "heard" / path.name, path.read_bytes()))
-
-    predictions = np.stack([loaded.predict(recording) for recording in recordings])
-    columns = {"recording": [utils.printable(path.name) for path in options.recordings]}
-    if loaded.face_decoder:
-        decoded = [loaded.decode(prediction) for prediction in predictions]
-        columns[DECODED] = [pictures.Shown(picture, "") for picture in decoded]
-    if faces:
-        numbers, cosines = loaded.most_similar(predictions, faces, TOP)
-    for row, path in enumerate(options.recordings):
-        if loaded.face_decoder:
-            png = cv2.imencode(".png", decoded[row][..., ::-1])[1].tobytes()
-            print(utils.save_new(folder / "heard" / f"{picture_name(path)}.png", png))
-        if loaded.face_decoder and options.samples:
-            seed = zlib.crc32(recordings[row].tobytes())  # the same faces for the same recording
-            sampled = [pictures.Shown(picture, "") for picture in loaded.samples(predictions[row], options.samples, seed)]
-            parts = [sampled[first : first + SAMPLES_A_ROW] for first in range(0, len(sampled), SAMPLES_A_ROW)]
-            left = [columns[DECODED][row], *[""] * (len(parts) - 1)]
-            rows = [pictures.Query([first], part) for first, part in zip(left, parts)]
-            title = "people who sound like this: faces sampled from those that the voice leaves possible"
-            save_grid(f"{picture_name(path)}-samples", title, [DECODED], "samples", rows)
-        if options.match:
-            better, worse = (utils.printable(options.match[number]) for number in numbers[row])
-            margin = cosines[row, 0] - cosines[row, 1]
-            print(f"{utils.printable(path)}: {better} rather than {worse}, ", end="")
-            print(f"cosines {cosines[row, 0]:.3f} and {cosines[row, 1]:.3f}, margin {margin:.3f}")
-        elif faces:
-            print(f"{utils.printable(path)}: the most similar of {len(faces.names)} faces")
-            for place, (number, cosine) in enumerate(zip(numbers[row], cosines[row]), 1):
-                print(f"  {place}  cosine {cosine:.3f}  {faces.names[number]}")
-    if faces:
-        title = f"the most similar of {len(faces.names)} faces"
-        if options.match:
-            title = f"which of two faces: {' or '.join(faces.names)}"
-        found = pictures.as_shown(numbers, cosines, faces.image)
-        rows = [pictures.Query(list(left), of_row) for *left, of_row in zip(*columns.values(), found)]
-        name = f"{picture_name(options.recordings[0])}-similar"
-        save_grid(name, title, list(columns), "retrieved from the voice", rows)
+    return listener.load(utils.existing_run(run), decoder, exaggerate)
 
 
 @utils.reporting_errors
 def main(argv=None) -> int:
     options = utils.parse_options(Options, __doc__, argv)
     folder = check_paths(options)
-    listen(options, folder, *read_inputs(options))
+    from clips import photos, recordings  # without TensorFlow, so that a mistake in the inputs is told at once
+
+    paths = photos.below(options.among) if options.among else list(options.match)
+    read = [recordings.read_recording(path) for path in options.recordings]
+    from listening import answers, gallery, listener
+    from training import runs
+
+    run, faces = runs.read_run(folder), None
+    data = options.data or (run["data"] and Path(run["data"]))
+    if paths:
+        below = options.among or Path(os.path.commonpath([path.absolute().parent for path in paths]))
+        faces = gallery.of_photos(paths, below, run["feature_size"], one_face=bool(options.match))
+    elif data and not options.page:
+        try:
+            faces = gallery.of_data(data, run["feature_size"], options.clips, run["seed"])
+        except InputError as error:
+            if options.data:
+                raise
+            print(f"hear: no list of similar faces: {error}", file=sys.stderr)  # a run is of use without its data
+    loaded = listener.load(folder, options.decoder, options.exaggerate, needs_faces=faces is None or options.page)
+    if options.page:
+        from listening import page
+
+        page.serve(loaded, faces, options.port)
+    if options.samples and not loaded.face_decoder:
+        raise InputError("--samples: expected a face decoder with it, found none; make one with python train.py decoder")
+    heard = answers.Answers(folder / "heard", options.format, [*zip(options.recordings, map(loaded.face, read))])
+    heard.print_faces(loaded, options.samples)
+    if faces:
+        heard.print_similar(loaded, faces, options.match)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    utils.leave(main())

@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import re
+import sys
 import tempfile
 import unicodedata
 import warnings
@@ -181,6 +182,17 @@ def photos_under(folder: Path) -> tuple[list[Path], str]:
         of_kinds = ", ".join(f"{suffix} {n}" for suffix, n in sorted(suffixes.items(), key=lambda item: (-item[1], item[0])))
         words.insert(0, f"files of other kinds {suffixes.total()} ({of_kinds})")
     return sorted(photos), utils.printable(", ".join(words))
+
+
+def below(folder: Path) -> list[Path]:
+    """Return the photos in a folder and its subfolders; a line on stderr says what was left out. Raises InputError for none."""
+    found, left_out = photos_under(folder)
+    if not found:
+        found = f"none but {left_out}" if left_out else "none"
+        raise InputError(f"{folder}: expected photos ({', '.join(SUFFIXES)}), found {found}; name another folder")
+    if left_out:
+        print(f"hear: left out of {folder}: {left_out}", file=sys.stderr)
+    return found
 
 
 def _is_again(path: Path, seen: set) -> bool:

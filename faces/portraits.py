@@ -12,6 +12,7 @@ from clips import detection
 from faces import decoder
 from faces.likely import LikelyFaces
 from faces.textures import EYE_DISTANCE, EYE_HEIGHT, SIDE
+from utils import InputError
 from voices.backend import keras
 
 # The box that dlib's detector finds in a decoded picture, in distances between the eyes: its side, and how far its middle is
@@ -33,12 +34,15 @@ class FaceDecoder:
         """Decode face features, float32 (n, D). Returns uint8 (n, S, S, 3), RGB.
 
         Raises:
-            ValueError: if they are no face features, but directions from the centre.
+            InputError: if they are no face features, but directions from the centre.
         """
         along = features @ self.centre / max(self.centre @ self.centre, np.finfo(np.float32).tiny)  # 1 of the mean face
         if np.median(along) < 0.5:
             found = f"{np.median(along):.2f} times as far from zero as the mean face is"
-            raise ValueError(f"features: expected face features, found directions ({found}); from_voices decodes directions")
+            raise InputError(
+                f"features: expected face features of the decoder's network, found others or directions ({found}); from_voices "
+                "decodes directions"
+            )
         return decoder.decode(self.network, self.centre + self.exaggerate * (features - self.centre))
 
     def from_voices(self, directions: np.ndarray) -> np.ndarray:

@@ -108,12 +108,13 @@ def of_recall(part: Part) -> list[str]:
     ]
 
 
-def find_leaks(run: dict, data: Path, parts: dict[str, Part]) -> list[str]:
+def find_leaks(run: dict, data: Path, seen: dict[str, list[str]], parts: dict[str, Part]) -> list[str]:
     """Search for everything that makes the figures of unseen speakers too good.
 
     Args:
         run: what the run was started with.
-        data: folder of all clips of the run.
+        data: folder of clips.
+        seen: names of those in the folder that the run trains on, "train", and validates on, "val".
         parts: of the split, by name.
 
     Returns:
@@ -122,7 +123,7 @@ def find_leaks(run: dict, data: Path, parts: dict[str, Part]) -> list[str]:
     found = []
     unseen = {name: parts[name].clips for name in ("test", "val") if name in parts}
     everything = [clip for clips in unseen.values() for clip in clips]
-    of_train = copies(data, everything, run["clips"]["train"])  # the many prints of the training clips are read once
+    of_train = copies(data, everything, seen["train"])  # the many prints of the training clips are read once
     for name, clips in unseen.items():
         for other in ("train", "val") if name == "test" else ("train",):
             fitted = other == "train" or run["fitted_on_validation"]
@@ -131,7 +132,7 @@ def find_leaks(run: dict, data: Path, parts: dict[str, Part]) -> list[str]:
                 first = everything.index(clips[0])
                 copied = [{n - first: of[n] for n in of if first <= n < first + len(clips)} for of in of_train]
             else:
-                copied = copies(data, clips, run["clips"][other])
+                copied = copies(data, clips, seen[other])
             found += of_copies(clips, copied)
         if name == "test" or not run["fitted_on_validation"]:
             found += of_recall(parts[name])

@@ -41,7 +41,7 @@ def test_craniofacial_measures_of_decoded_faces(run, decoder_run, demo_data, mon
     test = utils.split_clips(feature_files.ready_clips(demo_data), read["seed"])["test"]
     voices, faces = predict_features(runs.load_encoder(run, read), demo_data, test, 128)
     decode = runs.load_face_decoder(str(decoder_run), run, 128, 1.0)
-    pictures = decode.from_voices(voices - read["centre"]), decode(faces)
+    pictures = decode.from_voices(utils.normalise(voices - read["centre"])), decode(faces)
     expected = craniofacial.correlations(*map(portraits.landmarks_in, pictures))
     header = next(number for number, line in enumerate(lines) if line.startswith("craniofacial measure"))
     for name, of in expected.items():

@@ -29,15 +29,19 @@ def run(voice_run, tmp_path):
 
 
 def predict(run, recording):
-    return listener.load(run, None, 1.0).predict(recordings.read_recording(recording))
+    return listener.load(run).predict(recordings.read_recording(recording).speech)
 
 
 def listen(capsys, *arguments):
-    """Call hear.py. Returns the lines that it prints to stdout and stderr."""
+    """Call hear.py. Returns the lines that it prints to stdout, without those on certainty, and to stderr."""
     code = hear.main([*map(str, arguments)])
     printed = capsys.readouterr()
     assert code == 0, printed.err
-    return printed.out.splitlines(), printed.err.splitlines()
+    return without_certainty(printed.out.splitlines()), printed.err.splitlines()
+
+
+def without_certainty(lines):
+    return [line for line in lines if not re.search(r": how sure: |^  the (recording|parts|voice) ", line)]
 
 
 def error_of(capsys, *arguments):
@@ -141,9 +145,9 @@ def test_a_sheet_of_samples(run, decoder_run, voice, capsys):
 def test_other_recordings_have_other_samples(run, decoder_run, voice, tmp_path, monkeypatch, capsys):
     seeds, sample = [], listener.Listener.samples
 
-    def noting_seed(self, prediction, n, seed):
-        seeds.append(seed)
-        return sample(self, prediction, n, seed)
+    def noting_seed(self, face, n):
+        seeds.append(face.seed)
+        return sample(self, face, n)
 
     monkeypatch.setattr(listener.Listener, "samples", noting_seed)
     ffmpeg("-i", voice, "-af", "volume=0.5", tmp_path / "quiet.wav")
@@ -193,7 +197,7 @@ def test_recordings_of_any_name(name, run, decoder_run, voice, tmp_path, capsys)
     arguments = [recording, "--run", run, "--decoder", decoder_run]
     assert hear.main([*map(str, arguments)]) == 0
     printed = capsys.readouterr()
-    lines = printed.out.splitlines()
+    lines = without_certainty(printed.out.splitlines())
     shown = utils.printable(recording)
     assert lines[1].startswith(f"{shown}: the most similar of") and len(lines) == 8
     written = {path.name for path in (run / "heard").iterdir()}
@@ -272,7 +276,10 @@ def test_runs_that_exist_are_listed(run, voice, no_named_runs, capsys):
 @pytest.mark.parametrize(
     "arguments, told",
     [
-        ([], "RECORDING"),
+        ([], "RECORDING: expected some, or --page"),
+        (["a.wav", "--page"], "RECORDING: expected none with --page"),
+        (["--page", "--match", "a.jpg", "b.jpg"], "--page: expected without --match"),
+        (["--page", "--port", "80"], "--port: expected 1024 to 65535, found 80"),
         (["a.wav", "--match", "a.jpg"], "--match"),
         (["a.wav", "--match", "a.jpg", "b.jpg", "--among", "photos"], "--match: expected without --among, found both"),
         (["a.wav", "--data", "data", "--among", "photos"], "--data: expected without --among, found both"),

@@ -41,16 +41,21 @@ def test_faces_from_voices_are_vivid(decoder_run, voice_run, demo_data):
     voices, _ = predict_features(encoder, demo_data, feature_files.ready_clips(demo_data)[:6], 128)
     faces = likely.load(voice_run / utils.LIKELY, 128)
     features = faces.vivid(normalise(voices - run["centre"]), decoder.visible_changes(decode.network))
-    pictures = decode.from_voices(voices - run["centre"])
+    pictures = decode.from_voices(normalise(voices - run["centre"]))
     np.testing.assert_array_equal(pictures, decode(features))
-    np.testing.assert_array_equal(pictures, decode.from_voices(8 * (voices - run["centre"])))
+    with pytest.raises(ValueError, match=r"directions: expected \(N, D\), each of length 1"):
+        decode.from_voices(voices)
+    with pytest.raises(
+        ValueError, match="features: expected face features of the decoder's network, found others or directions"
+    ):
+        decode(normalise(voices - run["centre"]))
     assert np.abs(pictures.astype(int) - pictures[:1]).max() > 20
 
 
 def test_samples_are_decoded(decoder_run, voice_run, rng):
     decode = runs.load_face_decoder(str(decoder_run), voice_run, 128, 1.0)
     prediction = rng.normal(size=128).astype(np.float32)
-    drawn = decode.samples(prediction, 3, 0)
+    drawn = decode.samples(normalise(prediction[None])[0], 3, 0)
     assert drawn.shape == (3, SIDE, SIDE, 3) and drawn.dtype == np.uint8
     expected = decode(decode.likely.samples(normalise(prediction[None])[0], 3, 0))
     np.testing.assert_array_equal(drawn, expected)
@@ -96,4 +101,4 @@ def test_a_decoder_is_taken_without_being_named_if_it_fits(decoder_run, voice_ru
     assert "expected a run of python train.py decoder, found a run of python train.py" in capsys.readouterr().err
     shutil.rmtree(checkpoints / "decoder")
     shutil.copytree(decoder_run, checkpoints / "decoder")
-    assert load()(np.zeros((1, 128), np.float32)).shape == (1, SIDE, SIDE, 3)
+    assert load()(runs.read_run(decoder_run, "decoder")["centre"][None]).shape == (1, SIDE, SIDE, 3)

@@ -8,22 +8,21 @@ import utils
 from clips import feature_files, recordings
 from judging.search import most_similar
 from listening import gallery, listener
-from training import runs
 from utils import normalise
 
 pytestmark = pytest.mark.usefixtures("no_named_runs")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def loaded(voice_run):
-    return listener.Listener(voice_run, run := runs.read_run(voice_run), runs.load_encoder(voice_run, run), None)
+    return listener.load(voice_run)
 
 
 def test_a_recording_gives_nearly_the_prediction_of_its_clip(loaded, demo_data, voice, voice_clip):
     """The same voice through AAC, without its pauses."""
     spectrogram = feature_files.load_spectrogram(demo_data, voice_clip)[None].astype(np.float32)
     of_clip = normalise(loaded.encoder(spectrogram).numpy() - loaded.centre)[0]
-    predicted = loaded.predict(recordings.read_recording(voice))
+    predicted = loaded.predict(recordings.read_recording(voice).speech)
     assert predicted @ of_clip > 0.9 and np.linalg.norm(predicted) == pytest.approx(1)
     assert predicted.shape == (128,) and predicted.dtype == np.float32
 
@@ -39,7 +38,7 @@ def test_a_long_recording_is_averaged_over_windows(loaded, rng):
 def test_a_prediction_does_not_depend_on_the_recordings_before(loaded, rng):
     sounds = [0.1 * rng.normal(size=seconds * 16000).astype(np.float32) for seconds in (6, 40, 13)]
     predictions = [loaded.predict(sound) for sound in sounds]
-    other = listener.Listener(loaded.folder, loaded.run, loaded.encoder, None)
+    other = listener.load(loaded.folder)
     np.testing.assert_array_equal(other.predict(sounds[0]), predictions[0])
     for sound, prediction in zip(sounds, predictions):
         np.testing.assert_array_equal(loaded.predict(sound), prediction)
@@ -48,8 +47,8 @@ def test_a_prediction_does_not_depend_on_the_recordings_before(loaded, rng):
 def test_the_speaker_encoder_predicts_as_the_other(demo_data, voice, tmp_path, voice_clip):
     folder = tmp_path / "speaker"
     assert train.main(["--data", str(demo_data), "--run", str(folder), "--encoder", "speaker"]) == 0
-    loaded, faces = listener.load(folder, None, 1.0, 0), gallery.of_data(demo_data, 128, 100, 0)
-    prediction = loaded.predict(recordings.read_recording(voice))
+    loaded, faces = listener.load(folder), gallery.of_data(demo_data, 128, 100, 0)
+    prediction = loaded.predict(recordings.read_recording(voice).speech)
     found, _ = loaded.most_similar(prediction[None], faces, 5)
     clips = feature_files.ready_clips(demo_data)
     of_clip = loaded.encoder(feature_files.load_spectrogram(demo_data, voice_clip)[None]).numpy() - loaded.centre
@@ -59,7 +58,7 @@ def test_the_speaker_encoder_predicts_as_the_other(demo_data, voice, tmp_path, v
 
 
 def test_the_most_similar_faces_are_seen_from_the_centre(loaded, rng):
-    directions = rng.normal(size=(7, 128))
+    directions = normalise(rng.normal(size=(7, 128)))
     features = (loaded.centre + directions).astype(np.float32)
     faces = gallery.Gallery(list("abcdefg"), features, None)
     numbers, cosines = loaded.most_similar(directions[[3, 5]].astype(np.float32), faces, 20)
