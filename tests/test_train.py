@@ -26,7 +26,7 @@ from voices.backend import tf
 
 N_STEPS = 5  # of an epoch
 
-FILES = {utils.BEST_WEIGHTS, utils.LAST_WEIGHTS, utils.CENTRE, utils.CLIPS, utils.OPTIONS, utils.LIKELY} | {
+FILES = {utils.BEST_WEIGHTS, utils.LAST_WEIGHTS, utils.CENTRE, utils.CLIPS, utils.OPTIONS, utils.LIKELY, utils.CERTAINTY} | {
     "curves.png",
     "history.jsonl",
     "tensorboard",

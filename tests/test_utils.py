@@ -1,5 +1,7 @@
 import dataclasses
+import hashlib
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -25,6 +27,15 @@ def test_clip_name_is_that_of_the_papers_authors():
     assert utils.clip_name("x", 24.76, 29.96) == "x_024.760000-029.960000"
     assert utils.video_of(clip) == "---ZOY1kzAc"
     assert utils.video_of(utils.clip_name("a_b_-c", 0, 3)) == "a_b_-c"
+
+
+def test_names_are_hashed_by_video_and_clip():
+    """The first 16 hexadecimal digits of SHA-256: of "abc" those that its standard, FIPS 180-2, prints."""
+    assert utils.hashed("abc_0-6").startswith("ba7816bf8f01cfea_") and utils.hashed("x_abc")[:17] != "ba7816bf8f01cfea_"
+    ours, sibling, other = map(utils.hashed, ("a_b_000.0-006.0", "a_b_006.0-012.0", "a_c_000.0-006.0"))
+    assert utils.video_of(ours) == utils.video_of(sibling) != utils.video_of(other)
+    assert len({ours, sibling, other}) == 3 and all(re.fullmatch("[0-9a-f]{16}_[0-9a-f]{16}", of) for of in (ours, sibling))
+    assert ours.partition("_")[2] == hashlib.sha256(b"a_b_000.0-006.0").hexdigest()[:16]
 
 
 # ---------------------------------------------------------------- options
@@ -117,7 +128,7 @@ def test_help_shows_the_defaults(capsys):
     assert "What it does." in shown and "(default: 1 5)" in shown and "100 % is all (default: 1.0)" in shown
 
 
-@pytest.mark.parametrize("script", ["preprocess.py", "train.py", "evaluate.py", "hear.py", "data/make_demo.py"])
+@pytest.mark.parametrize("script", ["preprocess.py", "train.py", "evaluate.py", "hear.py", "share.py", "data/make_demo.py"])
 def test_help_needs_no_tensorflow(script):
     code = "import runpy, sys; sys.argv = ['x', '--help']\n"
     code += f"try: runpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n"
@@ -126,7 +137,7 @@ def test_help_needs_no_tensorflow(script):
     assert done.stdout.startswith("usage:") and done.stdout.endswith("0 False\n")
 
 
-@pytest.mark.parametrize("script", ["preprocess.py", "train.py", "evaluate.py", "hear.py"])
+@pytest.mark.parametrize("script", ["preprocess.py", "train.py", "evaluate.py", "hear.py", "share.py"])
 def test_help_answers_at_once(script):
     """In half a second of processor time, however busy the machine is."""
     times = []
@@ -180,6 +191,16 @@ def test_run_folder():
     assert str(utils.run_folder("demo")) == "checkpoints/demo"
     assert str(utils.run_folder("/x/demo")) == "/x/demo"
     assert utils.run_folder("./demo") == Path("demo") == utils.run_folder("demo/")
+
+
+def test_the_run_that_comes_with_the_project_is_found_from_any_folder(tmp_path, monkeypatch):
+    assert utils.PRETRAINED == ROOT / "checkpoints" / "pretrained"
+    monkeypatch.chdir(tmp_path)
+    assert utils.run_folder("pretrained") == utils.PRETRAINED
+    assert utils.run_folder("base") == Path("checkpoints/base") and utils.run_folder("./pretrained") == Path("pretrained")
+    own = tmp_path / "checkpoints" / "pretrained"  # one's own of that name comes first
+    own.mkdir(parents=True)
+    assert utils.run_folder("pretrained").resolve() == own
 
 
 def test_a_run_that_does_not_exist_is_reported_with_those_that_do(tmp_path, monkeypatch):
@@ -260,3 +281,11 @@ def test_clips_are_sampled_in_their_order_by_the_seed():
     chosen = utils.sample_clips(clips, 10, 0)
     assert chosen == sorted(chosen, key=clips.index) and len(set(chosen)) == 10
     assert utils.sample_clips(clips, 10, 0) == chosen != utils.sample_clips(clips, 10, 1)
+
+
+def test_directions_have_length_one(rng):
+    directions = utils.normalise(rng.normal(size=(4, 9))).astype(np.float32)
+    assert utils.check_directions(directions) is None
+    for wrong, found in ((directions[0], r"shape \(9,\)"), (directions * [[1], [1], [3], [0.5]], "lengths from 0.5 to 3")):
+        with pytest.raises(ValueError, match=rf"directions: expected \(N, D\), each of length 1, .* found {found}; of a face"):
+            utils.check_directions(wrong)

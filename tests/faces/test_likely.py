@@ -79,6 +79,47 @@ def test_expected_faces_are_nearer_to_the_true_ones_than_the_mean_is(fitted):
     assert np.sum(expected * true) / np.sum(expected**2) == pytest.approx(1, abs=0.05)
 
 
+def test_expected_features_are_means_of_samples(fitted):
+    """In the numbers of the feature itself, however the axes lie."""
+    found = fitted.features(UNSEEN.directions)
+    assert found.shape == (2000, D) and found.dtype == np.float32
+    np.testing.assert_allclose(coefficients(fitted, found), fitted.expected(UNSEEN.directions), atol=1e-4)
+    np.testing.assert_allclose(found.mean(axis=0), UNSEEN.faces.mean(axis=0), atol=0.1)
+    for number in (0, 7):
+        assert fitted.groups(UNSEEN.directions[number, None]).max() > 0.99
+        mean = fitted.samples(UNSEEN.directions[number], 20_000, seed=3).mean(axis=0)
+        np.testing.assert_allclose(found[number], mean, atol=0.03)
+
+
+def test_spreads_are_standard_deviations_of_samples_and_of_true_faces(fitted):
+    found = fitted.spreads(UNSEEN.directions)
+    assert found.shape == (2000, D) and found.dtype == np.float32
+    for sex in (0, 1):  # samples of voices of both groups
+        number = np.flatnonzero(UNSEEN.sex == sex)[0]
+        deviations = fitted.samples(UNSEEN.directions[number], 20_000, seed=4).std(axis=0)
+        np.testing.assert_allclose(found[number], deviations, rtol=0.05)
+    left = UNSEEN.faces - fitted.features(UNSEEN.directions)
+    np.testing.assert_allclose(np.sqrt((left**2).mean(axis=0)), found.mean(axis=0), rtol=0.15)
+    assert np.ptp(found.mean(axis=0)) > 0.1  # some numbers are left more open than others
+
+
+@pytest.mark.parametrize("ask", ["groups", "expected", "features", "spreads", "vivid", "samples"])
+def test_what_is_no_direction_is_refused(ask, fitted):
+    """Face features, predictions of any other length, and arrays of another shape."""
+    more = {"vivid": (VISIBLE,), "samples": (2, 0)}.get(ask, ())
+    for wrong, found in (
+        (UNSEEN.faces[:3], r"lengths from [2-5]\.\d+ to [2-9]\.?\d*"),
+        (1.01 * UNSEEN.directions[:3], r"lengths from 1\.01 to 1\.01"),
+    ):
+        given = wrong[0] if ask == "samples" else wrong
+        found = r"lengths from [1-9]" if ask == "samples" else found
+        with pytest.raises(ValueError, match=rf"directions: expected \(N, D\), each of length 1, .*, found {found}"):
+            getattr(fitted, ask)(given, *more)
+    if ask != "samples":
+        with pytest.raises(ValueError, match=r"found shape \(24,\); of a face feature: utils\.normalise\(features - centre\)"):
+            getattr(fitted, ask)(UNSEEN.directions[0], *more)
+
+
 def test_regions_of_unseen_faces_have_their_coverage(fitted):
     """Of the first ten axes: the 50 and the 90 % region of the group hold as many true faces."""
     distances = fitted.distances(UNSEEN.directions, UNSEEN.faces, 10)

@@ -55,6 +55,18 @@ def test_a_clip_trained_on(clips):
     assert many == [f"9 of 9 clips were trained on: {', '.join(clips[:3])} and 6 more"]
 
 
+def test_clips_are_known_by_their_hashed_names(clips):
+    """As of a run that was made to be shared; the lines name our own clips."""
+    seen = [*map(utils.hashed, clips[2:])]
+    assert leaks.of_videos(clips[:3], seen, "trained on") == [f"1 of 3 clips were trained on: {clips[2]}"]
+    assert leaks.of_videos(clips[:2], seen, "trained on") == []
+    sibling = utils.hashed(utils.clip_name(utils.video_of(clips[0]), 100, 106))
+    assert leaks.of_videos(clips[:5], [sibling, *map(utils.hashed, clips[5:])], "trained on") == [
+        f"1 of 5 clips are of videos that were trained on: {clips[0]}"
+    ]
+    assert leaks.of_videos(clips[:1], [utils.hashed(sibling)], "trained on") == []
+
+
 def test_a_video_published_twice(data, clips):
     copy = copy_clip(data, clips[12], "republished")
     assert copies_of_faces(data, [*clips[:3], copy], clips[10:]) == [
@@ -153,5 +165,5 @@ def test_a_validation_set_that_the_encoder_is_fitted_on_may_be_found(fitted, mon
     monkeypatch.setattr(leaks, "copies", lambda data, unseen, seen: [{}, {}])
     run = {"clips": {"train": ["t_0"], "val": ["v_0"]}, "fitted_on_validation": fitted}
     of_parts = {name: part_with(308, 604) for name in ("val", "test")}
-    assert len(leaks.find_leaks(run, None, {"val": of_parts["val"]})) == (0 if fitted else 1)
-    assert len(leaks.find_leaks(run, None, of_parts)) == 1
+    assert len(leaks.find_leaks(run, None, run["clips"], {"val": of_parts["val"]})) == (0 if fitted else 1)
+    assert len(leaks.find_leaks(run, None, run["clips"], of_parts)) == 1

@@ -11,6 +11,7 @@ import utils
 from clips import feature_files
 from faces import likely
 from judging.ranks import rank
+from listening import certainty
 from training import closed_form, epochs, runs, setup
 from training.batches import predict_features
 from training.losses import l2_loss
@@ -182,7 +183,8 @@ def test_the_speaker_encoder_is_fitted_in_closed_form(speaker_run, demo_data):
 
     The 5 validation people are too few to choose: all 27 do, each left out in turn, and then the head is fitted on all.
     """
-    files = {utils.BEST_WEIGHTS, utils.LAST_WEIGHTS, utils.LIKELY, utils.CENTRE, utils.CLIPS, utils.OPTIONS, utils.HISTORY}
+    files = {utils.BEST_WEIGHTS, utils.LAST_WEIGHTS, utils.LIKELY, utils.CERTAINTY, utils.CENTRE}
+    files |= {utils.CLIPS, utils.OPTIONS, utils.HISTORY}
     assert {path.name for path in speaker_run.iterdir()} == files  # no curves and no TensorBoard events without an epoch
     options = json.loads((speaker_run / "options.json").read_text())
     assert (options["encoder"], options["epochs"], options["precision"]) == ("speaker", 0, "float32")
@@ -214,6 +216,10 @@ def test_the_speaker_encoder_is_fitted_in_closed_form(speaker_run, demo_data):
     )
     np.testing.assert_allclose(np.abs(saved.means @ saved.axes), np.abs(expected.means @ expected.axes), atol=2e-3)
     np.testing.assert_allclose(saved.slopes.sum(), expected.slopes.sum(), rtol=0.01)
+    lengths = np.log(np.linalg.norm(predictions[best] - centre, axis=1))  # of predictions without the people themselves
+    sure = certainty.load(speaker_run / utils.CERTAINTY)
+    expected = [lengths.mean(), lengths.std(), lengths.min(), lengths.max()]
+    np.testing.assert_allclose(sure.ranges[2], expected, rtol=5e-3, atol=5e-3)
     kernel, bias = encoder.get_layer("head").get_weights()
     ((expected, _),) = closed_form.heads(moments, [chosen], train.Options.whitening)
     np.testing.assert_allclose(kernel, expected, rtol=1e-3, atol=1e-4)

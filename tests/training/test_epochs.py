@@ -2,10 +2,14 @@ import contextlib
 
 import numpy as np
 import pytest
+from sklearn.metrics.pairwise import cosine_similarity
 
+import model
+from clips import feature_files
 from training import epochs, runs, steps
 from training.losses import loss_function
 from utils import InputError
+from voices.backend import keras
 
 
 @pytest.mark.parametrize(
@@ -161,3 +165,36 @@ def test_the_validation_loss_compares_different_people(rng):
     assert found[0] < 0.1 and found[1] > 3.5  # in the order of names, with clips of the same video: 1.94 and 3.23
     again = epochs.validate(predicted, loss, np.zeros(16, np.float32), clips, 16)["val_loss"]
     assert again == found[1]  # after each epoch in the same batches
+
+
+def test_voices_are_measured_by_the_halves_of_their_clips(random_data, rng, monkeypatch):
+    """All clips, or as many as are wanted, spread over them; the last layer of the encoder plays no part in embeddings."""
+    encoder, clips = model.voice_encoder(128, 0.03), feature_files.ready_clips(random_data)[:9]
+    centre = rng.normal(size=128).astype(np.float32)
+    voices, faces = centre + rng.normal(size=(2, 9, 128)).astype(np.float32)
+    faces = (0.7 * voices + 0.3 * faces).astype(np.float32)
+    layer = keras.Model(encoder.input, encoder.get_layer("fc1").output)
+    spectrograms = [feature_files.load_spectrogram(random_data, clip).astype(np.float32) for clip in clips]
+    for most, chosen in ((600, [*range(9)]), (3, [0, 4, 8])):
+        monkeypatch.setattr(epochs, "UNSEEN_CLIPS", most)
+        halves, lengths, matching, videos, speaker = epochs.unseen_voices(encoder, random_data, (clips, voices, faces), centre)
+        assert halves.shape == (len(chosen), 2, layer.output.shape[-1]) and speaker == (0, halves.shape[-1])
+        for of, number in zip(halves, chosen):
+            both = np.stack([spectrograms[number][:299], spectrograms[number][299:]])
+            np.testing.assert_allclose(of, layer(both), rtol=1e-3, atol=1e-4)
+        assert np.abs(halves[:, 0] - halves[:, 1]).max() > 1e-3
+        np.testing.assert_allclose(lengths, [np.linalg.norm(voices[number] - centre) for number in chosen], rtol=1e-5)
+        cosines = cosine_similarity((voices - centre)[chosen], (faces - centre)[chosen])
+        beaten = (cosines < np.diag(cosines)[:, None]).sum(axis=1) / (len(chosen) - 1)
+        np.testing.assert_allclose(matching, beaten)
+        assert videos == [clips[number].rpartition("_")[0] for number in chosen]
+
+
+def test_clips_of_a_single_video_match_by_chance(random_data):
+    clip = feature_files.ready_clips(random_data)[0]
+    ones = np.ones((1, 128), np.float32)
+    halves, lengths, matching, videos, _ = epochs.unseen_voices(
+        model.voice_encoder(128, 0.03), random_data, ([clip], ones, ones), np.zeros(128, np.float32)
+    )
+    assert halves.shape[:2] == (1, 2) and matching == [0.5] and videos == ["person0"]
+    assert lengths == pytest.approx([128**0.5])

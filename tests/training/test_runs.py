@@ -46,6 +46,48 @@ def test_a_broken_file_of_a_run_is_named(name, tiny_run, tmp_path):
         runs.read_run(run)
 
 
+def test_a_run_that_was_made_to_be_shared_is_read(tiny_run, tmp_path):
+    """Without the folder of its data, and with hashes for names."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    options = json.loads((run / utils.OPTIONS).read_text())
+    utils.write_json(run / utils.OPTIONS, {name: of for name, of in options.items() if name != "data"})
+    clips = runs.read_run(tiny_run)["clips"]
+    hashed = {part: [*map(utils.hashed, names)] for part, names in clips.items()}
+    utils.write_json(run / utils.CLIPS, {**hashed, "hashed": True})
+    read = runs.read_run(run)
+    assert read["data"] is None and read["hashed"] and read["clips"] == hashed
+    assert runs.read_run(tiny_run)["data"] == options["data"] and not runs.read_run(tiny_run)["hashed"]
+
+
+@pytest.mark.parametrize("is_hashed", [False, True])
+def test_clips_of_a_folder_that_a_run_has_seen(is_hashed):
+    """In the order of the run; those that the folder lacks are left out."""
+    clips = {"train": ["b_1", "a_1", "c_2"], "val": ["d_1"]}
+    if is_hashed:
+        clips = {part: [*map(utils.hashed, names)] for part, names in clips.items()}
+    run = {"hashed": is_hashed, "clips": clips}
+    assert runs.seen_clips(run, ["a_1", "b_1", "b_2", "d_1"]) == {"train": ["b_1", "a_1"], "val": ["d_1"]}
+    assert runs.seen_clips(run, ["x_1"]) == {"train": [], "val": []}
+    hashes = [*map(utils.hashed, ("a_1", "d_1"))]
+    assert runs.seen_clips(run, hashes) == {"train": [], "val": []}  # names are hashed once, in the run alone
+
+
+def test_a_decoder_is_taken_from_the_first_place_that_has_one(decoder_run, voice_run, tmp_path, no_named_runs, capsys):
+    """With the voices' run, by its name, with the run that comes with the project; a folder without weights is no run."""
+    voices = shutil.copytree(voice_run, tmp_path / "voices")
+    places = runs.decoder_folders(voices)
+    assert places == [voices / "decoder", no_named_runs / "decoder", no_named_runs / "pretrained" / "decoder"]
+    assert runs.load_face_decoder(None, voices, 128, 1.0) is None
+    for number, folder in reversed([*enumerate(places)]):
+        shutil.copytree(decoder_run, folder)
+        utils.write_json(folder / utils.CLIPS, {"train": [f"{number}_1"], "val": []})
+        assert runs.load_face_decoder(None, voices, 128, 1.0).training_faces == [f"{number}_1"]
+    (places[0] / utils.BEST_WEIGHTS).unlink()
+    assert runs.load_face_decoder(None, voices, 128, 1.0).training_faces == ["1_1"]
+    assert runs.load_face_decoder(str(places[2]), voices, 128, 1.0).training_faces == ["2_1"]
+    assert capsys.readouterr().err == ""
+
+
 def test_an_earlier_run_is_kept(tmp_path, capsys):
     run = tmp_path / "run"
     for number in range(3):
