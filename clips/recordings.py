@@ -63,6 +63,8 @@ def read_recording(path: Path, name: str | None = None) -> Recording:
         used = f"{n} excerpts of {EXCERPT_SECONDS} s, spread over it, are used"
         print(f"hear: {name}: {seconds / 60:.0f} minutes long; {used}", file=sys.stderr)
     else:
+        if len(samples) > WHOLE_SECONDS * SAMPLE_RATE and seconds is None:
+            print(f"hear: {name}: how long it is cannot be told; its first {WHOLE_SECONDS} s are used", file=sys.stderr)
         seconds, parts = len(samples) / SAMPLE_RATE, [samples]
         if seconds < MIN_SECONDS:
             raise InputError(f"{name}: {expected}, found {seconds:.1f} s; record more")

@@ -22,11 +22,8 @@ PENALTY = 3.0  # of the logistic regression's slopes, in clips
 ROUNDS = 20  # of its solution
 FALSE_ALARMS = 0.01  # share of clips of one speaker whose halves agree less than those of two speakers do
 LEAST_SHARE = 1 / 6  # of a recording's halves, that a second speaker must have to be told
-FEW, USUAL, MANY = (
-    0.02,
-    0.8,
-    0.98,
-)  # shares of training voices: agreement below the first, or a voice beyond the last, is unusual
+FEW = 0.02  # share of training voices whose halves agree less, below which the parts of a recording do not agree well
+USUAL, MANY = 0.8, 0.98  # shares of training voices that are less far, up to which a voice is usual, and beyond which unusual
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,6 +106,13 @@ def test_excerpts_do_not_overlap(spoken, tmp_path):
     assert len(recording.sound) / SAMPLE_RATE <= recording.seconds
 
 
+def test_a_long_recording_whose_length_is_not_known(spoken, tmp_path, capsys, monkeypatch):
+    path = write_sound(tmp_path / "a.wav", *[spoken] * round(140 * SAMPLE_RATE / len(spoken)))
+    monkeypatch.setattr(media, "seconds_of", lambda path: None)
+    assert recordings.read_recording(path).seconds == pytest.approx(121, abs=0.1)
+    assert capsys.readouterr().err == f"hear: {path}: how long it is cannot be told; its first 120 s are used\n"
+
+
 @pytest.mark.parametrize("rate", [16_000, 8_000, 44_100])
 def test_samples_are_read_as_a_file_is(rate, spoken, tmp_path):
     path = tmp_path / "a.wav"
