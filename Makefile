@@ -14,7 +14,7 @@ INSTALLED = .venv/installed$(if $(GPU),-gpu)
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED)  ## install everything into .venv (3.7 GB); with GPU=1 also NVIDIA's libraries
+install: $(INSTALLED)  ## install everything into .venv (4.1 GB); with GPU=1 also NVIDIA's libraries
 
 hear: $(INSTALLED)  ## a face from a recording: make hear AUDIO=me.m4a
 	$(RUN) hear.py "$(AUDIO)"
@@ -29,7 +29,7 @@ demo: $(INSTALLED)  ## from scratch to tables and pictures, on synthetic people 
 	$(RUN) train.py --data $(DEMO) --run demo --width 0.125 --seconds 3 --batch-size 4 --epochs 20 --seed $(SEED)
 	$(RUN) evaluate.py --run demo --decoder demo-decoder --k 1 5 10
 
-test: $(INSTALLED) lint  ## style and all tests (15 to 25 minutes on 2 cores)
+test: $(INSTALLED) lint  ## style and all tests (20 to 30 minutes on 2 cores)
 	$(RUN) -m pytest
 
 lint: $(INSTALLED)  ## style only
