@@ -376,6 +376,16 @@ def photos(demo_data, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def no_runs_of_the_project(tmp_path_factory):
+    """As `no_named_runs`, for fixtures of a module too."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("no-runs") / "checkpoints"
+        patch.setattr(utils, "CHECKPOINTS", folder)
+        patch.setattr(utils, "PRETRAINED", folder / "pretrained")
+        yield
+
+
 @pytest.fixture
 def no_named_runs(tmp_path, monkeypatch):
     """The folder of runs that have a name, and none in it: the project's own runs do not change a test."""

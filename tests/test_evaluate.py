@@ -18,6 +18,8 @@ from judging.ranks import feature_similarity
 from training import runs
 from utils import normalise
 
+pytestmark = pytest.mark.usefixtures("no_runs_of_the_project")
+
 
 @pytest.fixture(scope="module")
 def run(demo_data, tmp_path_factory):

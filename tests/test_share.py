@@ -13,7 +13,7 @@ import utils
 from clips import feature_files
 from faces import likely
 from listening import certainty, listener
-from training import runs
+from training import compact, runs
 from utils import InputError, normalise
 
 D = 12  # numbers in a face feature
@@ -96,7 +96,7 @@ def test_sizes_and_the_paths_that_are_printed(shared, folder, tmp_path, capsys):
     assert 2 * n_voice < (shared / utils.COMPACT_WEIGHTS).stat().st_size < 2 * n_voice + 20_000
     network = runs.load_decoder(folder / "face-run", runs.read_run(folder / "face-run", "decoder"))
     n_components = int(np.prod(network.get_layer("texture_basis").kernel.shape))
-    expected = n_components + 2 * (network.count_params() - n_components)
+    expected = n_components + 4 * n_components // compact.STRETCH + 2 * (network.count_params() - n_components)
     assert expected < (shared / "decoder" / utils.COMPACT_WEIGHTS).stat().st_size < expected + 10_000
     for name, path in files_in(shared).items():
         if not name.endswith("npz"):
