@@ -379,7 +379,8 @@ def serve(loaded: Listener, gallery: Gallery | None, port: int, host: str = ADDR
             tried.bind((host, port))
         except OSError as error:
             raise InputError(f"{in_use} ({error.strerror})") from None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the first is ignored in what a shell runs in the background
+        signal.signal(number, signal.default_int_handler)
     os.environ["no_proxy"] = ",".join(
         filter(None, [os.environ.get("no_proxy"), ADDRESS])
     )  # Gradio asks the page whether it is up

@@ -162,11 +162,11 @@ def test_a_run_killed_at_twenty_random_moments_ends_like_an_undisturbed_one(demo
         )
         if i % 4 == 3:  # while files are written; the other times, mostly during the start
             wait_for(lambda: len(list(data.glob("*/*"))) > made[-1])
-        time.sleep(moments.uniform(0, 1 if i % 4 == 3 else 5))
+        time.sleep(moments.uniform(0, 1 if i % 4 == 3 else 4))
         process.kill()
         assert process.wait() == -signal.SIGKILL
         wait_for(lambda: not group_lives(process.pid), 10)  # noqa: B023, the workers end with the main process
-    assert 0 < made[-1] < 3 * len(rows)
+    assert 0 < made[-1] < 5 * len(rows)  # at work, not done
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=900)
     undisturbed = contents(demo_data)
     assert contents(data) == {
