@@ -29,7 +29,7 @@ import numpy as np
 import utils
 from utils import InputError, check, option
 
-METRICS, RESULTS = "metrics.json", "results.md"
+METRICS, RESULTS = utils.METRICS, "results.md"
 # The files of an evaluation in a run's folder.
 FILES = (METRICS, RESULTS, *(f"{name}.*" for name in ("first_hit", "in_top_5", "not_in_top_*", "ranks", "map")))
 

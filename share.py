@@ -38,16 +38,13 @@ class Options:
     decoder: str = option("run of train.py decoder, for the same face features", utils.DECODER_RUN, metavar="RUN")
 
 
-def share(folder: Path, out: Path, model: str) -> dict:
+def share(folder: Path, out: Path, model: str) -> None:
     """Write what using a run takes to a new folder.
 
     Args:
         folder: of the run.
         out: the new folder.
         model: "voice" or "decoder".
-
-    Returns:
-        The run, of `runs.read_run`.
 
     Raises:
         InputError: if the run is missing or broken.
@@ -64,11 +61,10 @@ def share(folder: Path, out: Path, model: str) -> dict:
     for name in COPIED:
         if (folder / name).exists():
             shutil.copyfile(folder / name, out / name)
-    if (folder / "metrics.json").exists():
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    if (folder / utils.METRICS).exists():
+        metrics = json.loads((folder / utils.METRICS).read_text(encoding="utf-8"))
         utils.write_json(out / MEASURED, {name: figures for name, figures in metrics.items() if name != "leaks"})
     compact.save(network, out / utils.COMPACT_WEIGHTS)
-    return run
 
 
 @utils.reporting_errors

@@ -62,7 +62,7 @@ PRETRAINED_RUN = "pretrained"  # the run that comes with the project
 PRETRAINED = Path(__file__).resolve().parent / CHECKPOINTS / PRETRAINED_RUN
 # Files in the folder of a run.
 OPTIONS, CLIPS, CENTRE, HISTORY = "options.json", "clips.json", "centre.pkl", "history.jsonl"
-LIKELY, CERTAINTY = "likely.npz", "certainty.npz"
+LIKELY, CERTAINTY, METRICS = "likely.npz", "certainty.npz", "metrics.json"
 HASH_LETTERS = 16  # hexadecimal, of the hashes that stand for names
 UNFINISHED = ".part-"  # how the name of a file begins that is being written
 LEFTOVER_SECONDS = 86_400  # s, age at which unfinished files count as those of a killed process

@@ -34,6 +34,7 @@ from starlette.responses import PlainTextResponse
 import model
 import utils
 from clips.recordings import EXCERPT_SECONDS, EXCERPTS, WHOLE_SECONDS, Recording
+from listening.answers import TOP
 from listening.gallery import Gallery
 from listening.listener import Face, Listener
 from utils import SAMPLE_RATE, InputError
@@ -48,7 +49,6 @@ FORGET_SECONDS = 1800  # s after which an upload that nobody asked about is dele
 SWEEP_SECONDS = 60  # s between two searches for such uploads
 MOST_SAMPLES = 8
 MOST_EXAGGERATION = 3.0
-TOP = 5  # faces of the gallery
 WIDEST = 960  # pixels of a spectrogram
 LOUD = 1.2  # of a compressed spectrogram's magnitude: shown brightest
 BAR = 10  # pixels high, below the spectrogram, where there is speech
