@@ -142,24 +142,24 @@ def evaluate(options: Options, folder: Path) -> None:
     mean_face = np.mean(faces, axis=0) if faces else centre
     for name, of_part in clips.items():
         of_part = utils.sample_clips(of_part, options.clips, run["seed"])
-        if len({utils.video_of(clip) for clip in of_part}) < 2:
-            print(f"evaluate: fewer than two {name} videos in {data}, left out of the table", file=sys.stderr)
+        if len({utils.person_of(clip) for clip in of_part}) < 2:
+            print(f"evaluate: fewer than two {name} people in {data}, left out of the table", file=sys.stderr)
             continue
         voices, faces = predict_features(encoder, data, of_part, size, options.batch_size)
         judged[name] = part = parts.part_of(of_part, voices[:, :size], voices[:, size:], faces, centre)
         gallery = options.gallery
         if gallery and gallery > part.ranking.others.min() + 1:
-            print(f"evaluate: fewer than --gallery {gallery} {name} faces of different videos, not reported", file=sys.stderr)
+            print(f"evaluate: fewer than --gallery {gallery} {name} faces of different people, not reported", file=sys.stderr)
             gallery = None
         rows[name] = parts.score(part, centre, mean_face, options.k, gallery)
         rows[name]["fitted_on"] = name == "train" or (name == "val" and run["fitted_on_validation"])
     if not rows:
         raise InputError(
-            f"{data}: expected two videos in a part of the split, found none with more than one; pass more --clips"
+            f"{data}: expected two people in a part of the split, found none with more than one; pass more --clips"
         )
     found, measured = leaks.find_leaks(run, data, seen, judged), {}
     if decode and "test" in judged:
-        found += leaks.of_videos(judged["test"].clips, decode.training_faces, "used to fit the face decoder")
+        found += leaks.of_people(judged["test"].clips, decode.training_faces, "used to fit the face decoder")
         measured = craniofacial_of(judged["test"], decode, centre)
 
     print(tables.headline(rows, judged), "", tables.screen_table(rows), "", tables.screen_notes(rows), sep="\n")

@@ -52,7 +52,7 @@ FACE_SIZE = 224  # pixels, side of a face crop: VGG-Face's input
 N_LANDMARKS = 68  # of a face, by dlib
 FEATURE_SIZE = {"vggface": 4096, "dlib": 128}  # numbers in a face feature, for each --face-model
 
-# The share of videos in each part of the split, in this order.
+# The share of people in each part of the split, in this order.
 SPLIT = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 DATA = Path("data")
@@ -309,14 +309,14 @@ def clip_name(video_id: str, start: float, end: float) -> str:
     return f"{video_id}_{start:010.6f}-{end:010.6f}"
 
 
-def video_of(clip: str) -> str:
-    """Return the video id in a clip's name: all before the last underscore, for an id may hold underscores too."""
+def person_of(clip: str) -> str:
+    """Return the person in a clip's name: all before the last underscore; the video's id where the person is not known."""
     return clip.rpartition("_")[0]
 
 
 def hashed(clip: str) -> str:
-    """Return the name of a clip in runs that are shared: the hashes of its video's id and of itself, joined as names are."""
-    return "_".join(hashlib.sha256(text.encode()).hexdigest()[:HASH_LETTERS] for text in (video_of(clip), clip))
+    """Return the name of a clip in runs that are shared: the hashes of its person and of itself, joined as names are."""
+    return "_".join(hashlib.sha256(text.encode()).hexdigest()[:HASH_LETTERS] for text in (person_of(clip), clip))
 
 
 @contextmanager
@@ -406,15 +406,15 @@ def stderr_to(path: Path):
 # The split.
 
 
-def part_of(video_id: str, seed: int) -> str:
-    """Return the part of the split that a video belongs to: a pure function of its id and the seed.
+def part_of(person: str, seed: int) -> str:
+    """Return the part of the split that a person belongs to: a pure function of the name and the seed.
 
-    The part is the same in every process and order, and stays the same when clips are added. All clips of a video share it.
+    The part is the same in every process and order, and stays the same when clips are added. All clips of a person share it.
 
     Returns:
         "train", "val" or "test", with the shares of SPLIT.
     """
-    digest = hashlib.sha256(f"{seed}:{video_id}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{person}".encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64  # [0, 1)
     for part, share in SPLIT.items():
         position -= share
@@ -427,7 +427,7 @@ def split_clips(clips: list[str], seed: int) -> dict[str, list[str]]:
     """Divide clips into the parts of the split, each in the order given."""
     parts = {part: [] for part in SPLIT}
     for clip in clips:
-        parts[part_of(video_of(clip), seed)].append(clip)
+        parts[part_of(person_of(clip), seed)].append(clip)
     return parts
 
 

@@ -47,8 +47,8 @@ class Unseen:
     pictures: dict[str, np.ndarray]  # by source, uint8 (all clips, S, S, 3), RGB
 
     @property
-    def videos(self) -> list[str]:
-        return [utils.video_of(clip) for clip in self.clips[: self.n]]
+    def people(self) -> list[str]:
+        return [utils.person_of(clip) for clip in self.clips[: self.n]]
 
 
 def decode_unseen(folder: Path, decoder: Path) -> Unseen:
@@ -82,11 +82,11 @@ def rank_pictures(unseen: Unseen, judge: str, authors: Path | None):
     centre = unseen.centre if judge == "dlib" else np.nanmean(true[n:], axis=0)
     rankings = {}
     if judge == "dlib":
-        rankings[VOICE, "the feature, no picture"] = rank(unseen.voices[:n], true[:n] - centre, unseen.videos)
+        rankings[VOICE, "the feature, no picture"] = rank(unseen.voices[:n], true[:n] - centre, unseen.people)
     has_face = {name: np.full(n, True) for name in rankings}
     for name, features in found.items():
         seen = features[:n] - np.nanmean(features[n:], axis=0)  # pictures have a mean of their own
-        rankings[name] = rank(np.nan_to_num(seen), np.nan_to_num(true[:n] - centre), unseen.videos)
+        rankings[name] = rank(np.nan_to_num(seen), np.nan_to_num(true[:n] - centre), unseen.people)
         has_face[name] = np.isfinite(seen[:, 0])
     return rankings, has_face
 
@@ -97,7 +97,7 @@ def print_judgement(of_runs: list[Unseen], judge: str, authors: Path | None) -> 
     names = list(judged[0][0])
     found = {name: np.concatenate([has_face[name] for _, has_face in judged]) for name in names}
     kept = np.logical_and.reduce(list(found.values()))
-    resamples = resample(np.concatenate([unseen.videos for unseen in of_runs])[kept])
+    resamples = resample(np.concatenate([unseen.people for unseen in of_runs])[kept])
 
     def cell(values, digits=".1f", mean=np.mean, interval=mean_interval):
         return "{:{d}} ({:{d}} to {:{d}})".format(*(100 * v for v in (mean(values), *interval(values, resamples))), d=digits)
@@ -222,11 +222,11 @@ def draw_sheet(path: Path, unseen: Unseen, n: int, authors: Path | None) -> None
 def report(folders: list[Path], decoder: Path, authors: Path | None, sheet: int) -> None:
     """Decode and judge the unseen speakers of several runs of voice encoders; with `sheet` speakers of the first on a sheet."""
     of_runs = [decode_unseen(folder, decoder) for folder in folders]
-    videos = {video for unseen in of_runs for video in unseen.videos}
+    people = {person for unseen in of_runs for person in unseen.people}
     galleries = [unseen.n for unseen in of_runs]
-    print(f"voices: {sum(galleries)} of unseen speakers in {len(folders)} runs, from {len(videos)} videos;")
+    print(f"voices: {sum(galleries)} of unseen speakers in {len(folders)} runs, from {len(people)} people;")
     print(f"    galleries of {', '.join(map(str, galleries))} true faces; chance: 1:2 50 %, median rank 50 % of the gallery")
-    print("    in brackets 95 % intervals, bootstrap over videos; the last column: 1:2 less that of the paper's own, points")
+    print("    in brackets 95 % intervals, bootstrap over people; the last column: 1:2 less that of the paper's own, points")
     for judge in judges.JUDGES:
         print_judgement(of_runs, judge, authors)
     print_variety(of_runs, authors)

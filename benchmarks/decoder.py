@@ -192,7 +192,7 @@ def unseen_photos(data: Path, run: dict, network) -> None:
         "dlib": (np.stack([feature_files.load_embedding(data, name, size) for name in test + others]), centre),
         judges.SFACE: (of_judge, np.nanmean(of_judge, axis=0)),
     }
-    people = [utils.video_of(name) for name in test + others]
+    people = [utils.person_of(name) for name in test + others]
     print(f"photos: {len(training.features)} for training, {len(test)} of unseen people as queries, among {len(people)} faces:")
     print(f"    their own and {len(others)} of the validation set, by which the closed form chooses nothing; chance: ", end="")
     print(", ".join(f"R@{k} {100 * k / len(people):.1f} %" for k in KS), flush=True)

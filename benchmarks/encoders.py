@@ -1,6 +1,6 @@
 """The paper's encoder from scratch and pretrained ones in several ways, each on the splits of several seeds.
 
-Prints how well they find unseen speakers: the test voices of all splits together, with 95 % intervals by bootstrap over videos.
+Prints how well they find unseen speakers: the test voices of all splits together, with 95 % intervals by bootstrap over people.
 With --authors also how well the paper's own pictures of the same voices do, FOLDER/voice_to_face/<clip>.jpg. Voices whose
 picture has no face that dlib finds are then left out of all rows. Nothing is chosen by these figures. A run that is in --runs
 already is not trained again.
@@ -47,13 +47,13 @@ class Options:
 
 
 def rank_unseen_speakers(folder: Path):
-    """Rank the true faces for the test part of a run. Returns the Ranking, and the video of each clip."""
+    """Rank the true faces for the test part of a run. Returns the Ranking, and the person of each clip."""
     run = runs.read_run(folder)
     data, size, centre = Path(run["data"]), run["feature_size"], run["centre"]
     clips = utils.split_clips(feature_files.ready_clips(data), run["seed"])["test"]
     voices, faces = predict_features(runs.load_encoder(folder, run), data, clips, size)
-    videos = [utils.video_of(clip) for clip in clips]
-    return rank(voices - centre, faces - centre, videos), videos
+    people = [utils.person_of(clip) for clip in clips]
+    return rank(voices - centre, faces - centre, people), people
 
 
 def rank_published(authors: Path, folder: Path):
@@ -69,7 +69,7 @@ def rank_published(authors: Path, folder: Path):
     features, of_training = (published_features(authors, "voice_to_face", names) for names in (clips, training))
     voices = np.nan_to_num(features - np.nanmean(of_training, axis=0))  # pictures have a mean of their own
     faces = np.stack([feature_files.load_embedding(data, clip, size) for clip in clips])
-    return rank(voices, faces - centre, [utils.video_of(clip) for clip in clips]), np.isfinite(features[:, 0])
+    return rank(voices, faces - centre, [utils.person_of(clip) for clip in clips]), np.isfinite(features[:, 0])
 
 
 def run(options: Options) -> None:
@@ -82,15 +82,15 @@ def run(options: Options) -> None:
                 subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True, stdout=sys.stderr)
             rankings.setdefault(name, []).append(rank_unseen_speakers(folder))
     galleries = [ranking.gallery for ranking, _ in rankings[GE2E]]
-    videos = np.array([video for _, of_seed in rankings[GE2E] for video in of_seed])  # in the same order for all encoders
+    people = np.array([person for _, of_seed in rankings[GE2E] for person in of_seed])  # in the same order for all encoders
     rankings = {name: [ranking for ranking, _ in of_seeds] for name, of_seeds in rankings.items()}
-    kept = np.full(len(videos), True)
+    kept = np.full(len(people), True)
     if options.authors:
         number = list(ENCODERS).index(GE2E)
         published = [rank_published(options.authors, options.runs / f"{number}-{seed}") for seed in options.seeds]
         rankings[AUTHORS] = [ranking for ranking, _ in published]
         kept = np.concatenate([has_face for _, has_face in published])
-    resamples = resample(videos[kept])
+    resamples = resample(people[kept])
     matching, ranks = (
         {name: np.concatenate([getattr(ranking, of) for ranking in of_seeds])[kept] for name, of_seeds in rankings.items()}
         for of in ("matching", "ranks")

@@ -97,16 +97,16 @@ def voices_of(folder: Path, part: str):
 
 def calibration(folders: list[Path]) -> None:
     """Compare the matching that is expected of unseen voices with that found, and see whether two speakers are told."""
-    expected, true, videos, alarms, told = [], [], [], [], []
+    expected, true, people, alarms, told = [], [], [], [], []
     rng = np.random.default_rng(0)
     for folder in folders:
         clips, voices, faces, halves = voices_of(folder, "test")
         known = certainty.load(folder / utils.CERTAINTY)
         judged = [known.judge(of_clip, np.linalg.norm(voice)) for of_clip, voice in zip(halves, voices)]
-        names = [utils.video_of(clip) for clip in clips]
+        names = [utils.person_of(clip) for clip in clips]
         expected += [of_voice.matching for of_voice in judged]
         true += rank(voices, faces, names).matching.tolist()
-        videos += names
+        people += names
         alarms += [of_voice.several_speakers for of_voice in judged]
         for _ in range(PAIRS // len(folders)):
             first, second = rng.choice(len(clips), 2, replace=False)
@@ -116,7 +116,7 @@ def calibration(folders: list[Path]) -> None:
     order = np.array_split(np.argsort(expected, kind="stable"), GROUPS)
     print(f"certainty: {len(true)} unseen voices of {len(folders)} splits; 1:2 matching in %")
     for name, chosen in [("all", np.arange(len(true))), *((f"third {number}", of) for number, of in enumerate(order, 1))]:
-        low, high = intervals.mean_interval(true[chosen], intervals.resample([videos[number] for number in chosen]))
+        low, high = intervals.mean_interval(true[chosen], intervals.resample([people[number] for number in chosen]))
         print(f"  {name}: expected {100 * expected[chosen].mean():.1f}, found {100 * true[chosen].mean():.1f} ", end="")
         print(f"({100 * low:.1f} to {100 * high:.1f})", flush=True)
     print(f"  several speakers: told of {sum(alarms)} of {len(alarms)} clips of 6 s of one speaker, ", end="")

@@ -45,7 +45,7 @@ def run(options: Options) -> None:
 
     def score(chosen):
         numbers = [clips.index(clip) for clip in chosen]
-        ranks = rank(voices[numbers], faces[numbers], [utils.video_of(clip) for clip in chosen]).ranks
+        ranks = rank(voices[numbers], faces[numbers], [utils.person_of(clip) for clip in chosen]).ranks
         return [*(100 * recall_at_k(ranks, k) for k in KS), np.median(ranks)]
 
     unseen = utils.split_clips(clips, run["seed"])["test"]

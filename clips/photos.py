@@ -210,14 +210,14 @@ def _is_again(path: Path, seen: set) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """A photo of a person: its name, from which `utils.video_of` takes the person as from a clip's name, and its path."""
+    """A photo of a person: its name, from which `utils.person_of` takes the person as from a clip's name, and its path."""
 
     clip: str
     path: Path
 
     @property
     def video_id(self) -> str:
-        return utils.video_of(self.clip)
+        return utils.person_of(self.clip)
 
 
 def find_photos(folder: Path, limit: int | None = None) -> tuple[list[Photo], list[str]]:

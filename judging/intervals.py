@@ -1,4 +1,4 @@
-"""Bootstrap confidence intervals of the figures: videos are resampled, the gallery stays the same."""
+"""Bootstrap confidence intervals of the figures: people are resampled, the gallery stays the same."""
 
 import dataclasses
 
@@ -6,31 +6,31 @@ import numpy as np
 
 RESAMPLES = 2000  # of a bootstrap
 INTERVAL = (2.5, 97.5)  # percentiles: 95 %
-LEAST_VIDEOS = 20  # fewer do not carry an interval
+LEAST_PEOPLE = 20  # fewer do not carry an interval
 BLOCK = 2**24  # numbers in memory at a time, 8 bytes each
 
 
 @dataclasses.dataclass(frozen=True)
 class Resamples:
-    """The bootstrap's resamples of N clips from V videos. All clips of a video are sampled together."""
+    """The bootstrap's resamples of N clips of P people. All clips of a person are sampled together."""
 
-    times: np.ndarray  # uint8 (RESAMPLES, V), how often each video is in each resample
-    video: np.ndarray  # int (N,), each clip's video
+    times: np.ndarray  # uint8 (RESAMPLES, P), how often each person is in each resample
+    person: np.ndarray  # int (N,), each clip's person
 
     def blocks(self):
         """Yield float64 (rows, N), how often each clip is in each resample, a block of resamples at a time."""
-        rows = max(1, BLOCK // len(self.video))
+        rows = max(1, BLOCK // len(self.person))
         for start in range(0, len(self.times), rows):
-            yield self.times[start : start + rows].take(self.video, axis=1).astype(float)
+            yield self.times[start : start + rows].take(self.person, axis=1).astype(float)
 
 
-def resample(videos) -> Resamples:
-    """Sample as many videos as there are, with replacement, RESAMPLES times; always the same ones.
+def resample(people) -> Resamples:
+    """Sample as many people as there are, with replacement, RESAMPLES times; always the same ones.
 
     Args:
-        videos: N names, the video of each clip.
+        people: N names, the person of each clip.
     """
-    names, video = np.unique(np.asarray(videos), return_inverse=True)
+    names, person = np.unique(np.asarray(people), return_inverse=True)
     n = len(names)
     rng = np.random.default_rng(0)
     times = np.empty((RESAMPLES, n), np.uint8)  # a count of 256 or more will not occur
@@ -38,7 +38,7 @@ def resample(videos) -> Resamples:
     for start in range(0, RESAMPLES, rows):
         block = times[start : start + rows]
         block[:] = rng.multinomial(n, np.full(n, 1 / n), size=len(block))
-    return Resamples(times, video)
+    return Resamples(times, person)
 
 
 def mean_interval(values: np.ndarray, resamples: Resamples) -> tuple[float, float]:

@@ -21,8 +21,8 @@ def _named(clips) -> str:
     return ", ".join(clips[:SHOWN]) + (f" and {len(clips) - SHOWN} more" if len(clips) > SHOWN else "")
 
 
-def of_videos(unseen: list[str], seen: list[str], how: str) -> list[str]:
-    """Find unseen clips that belong to videos the network was trained on.
+def of_people(unseen: list[str], seen: list[str], how: str) -> list[str]:
+    """Find unseen clips of people that the network was trained on.
 
     Args:
         unseen: clips of speakers that should be unseen.
@@ -32,42 +32,42 @@ def of_videos(unseen: list[str], seen: list[str], how: str) -> list[str]:
     Returns:
         A line for each kind of leak found.
     """
-    clips, videos = set(seen), {utils.video_of(clip) for clip in seen}
+    clips, people = set(seen), {utils.person_of(clip) for clip in seen}
     names = {clip: (clip, utils.hashed(clip)) for clip in unseen}
     same = [clip for clip in unseen if not clips.isdisjoint(names[clip])]
     known = set(same)
-    related = [clip for clip in unseen if not videos.isdisjoint(map(utils.video_of, names[clip])) and clip not in known]
+    related = [clip for clip in unseen if not people.isdisjoint(map(utils.person_of, names[clip])) and clip not in known]
     found = []
     if same:
         found.append(f"{len(same)} of {len(unseen)} clips were {how}: {_named(same)}")
     if related:
-        found.append(f"{len(related)} of {len(unseen)} clips are of videos that were {how}: {_named(related)}")
+        found.append(f"{len(related)} of {len(unseen)} clips are of people that were {how}: {_named(related)}")
     return found
 
 
 def copies(data: Path, unseen: list[str], seen: list[str]) -> list[dict[int, str]]:
-    """Find unseen clips that are copies of clips, of other videos, that training used. All of these are compared, in blocks.
+    """Find unseen clips that are copies of clips, of other people, that training used. All of these are compared, in blocks.
 
     Args:
         data: folder of the clips.
-        unseen, seen: as of `of_videos`.
+        unseen, seen: as of `of_people`.
 
     Returns:
         For pictures and for sounds, the clip that was copied, by the number of the unseen clip.
     """
     if not unseen or not seen:
         return [{}, {}]
-    numbers = {utils.video_of(clip): number for number, clip in enumerate(unseen)}
-    ours, videos = prints.load_all(data, unseen), np.array([numbers[utils.video_of(clip)] for clip in unseen])
+    numbers = {utils.person_of(clip): number for number, clip in enumerate(unseen)}
+    ours, people = prints.load_all(data, unseen), np.array([numbers[utils.person_of(clip)] for clip in unseen])
     best, found = [np.array(least, np.float32).repeat(len(unseen)) for least in LEAST], [{}, {}]
     progress = tqdm(desc="search for copies", total=len(seen), unit="clip", leave=False, disable=None)
     with progress:
         for start in range(0, len(seen), BLOCK):
             block = seen[start : start + BLOCK]
-            same_video = videos[:, None] == np.array([numbers.get(utils.video_of(clip), -1) for clip in block])
+            same_person = people[:, None] == np.array([numbers.get(utils.person_of(clip), -1) for clip in block])
             for of_ours, of_block, most, copied in zip(ours, prints.load_all(data, block), best, found):
                 correlations = of_ours @ of_block.T
-                correlations[same_video] = -1
+                correlations[same_person] = -1
                 nearest = correlations.argmax(axis=1)
                 correlation = correlations[np.arange(len(unseen)), nearest]
                 for number in np.flatnonzero(correlation >= most):
@@ -89,7 +89,7 @@ def of_copies(clips: list[str], found: list[dict[int, str]]) -> list[str]:
 def of_recall(part: Part) -> list[str]:
     """Check whether R@1 of unseen speakers is more than the paper's own model could reach in such a gallery.
 
-    Both 95 % intervals must be apart. There is no check where there are too few videos for an interval.
+    Both 95 % intervals must be apart. There is no check where there are too few people for an interval.
 
     Returns:
         One line, or none.
@@ -127,7 +127,7 @@ def find_leaks(run: dict, data: Path, seen: dict[str, list[str]], parts: dict[st
     for name, clips in unseen.items():
         for other in ("train", "val") if name == "test" else ("train",):
             fitted = other == "train" or run["fitted_on_validation"]
-            found += of_videos(clips, run["clips"][other], "trained on" if fitted else "used to choose the epoch")
+            found += of_people(clips, run["clips"][other], "trained on" if fitted else "used to choose the epoch")
             if other == "train":
                 first = everything.index(clips[0])
                 copied = [{n - first: of[n] for n in of if first <= n < first + len(clips)} for of in of_train]

@@ -25,27 +25,27 @@ class Part:
     resamples: Resamples  # of the clips, for all intervals
 
     @property
-    def videos(self) -> list[str]:
-        return [utils.video_of(clip) for clip in self.clips]
+    def people(self) -> list[str]:
+        return [utils.person_of(clip) for clip in self.clips]
 
     @property
     def has_intervals(self) -> bool:
-        """Whether there are enough videos for an interval."""
-        return self.resamples.times.shape[1] >= intervals.LEAST_VIDEOS
+        """Whether there are enough people for an interval."""
+        return self.resamples.times.shape[1] >= intervals.LEAST_PEOPLE
 
     def mean_interval(self, values: np.ndarray) -> tuple[float, float] | None:
-        """Return the 95 % interval of the mean of values, float (N,); None for too few videos."""
+        """Return the 95 % interval of the mean of values, float (N,); None for too few people."""
         return mean_interval(values, self.resamples) if self.has_intervals else None
 
     def median_interval(self, values: np.ndarray) -> tuple[float, float] | None:
-        """Return the 95 % interval of the median of values, float (N,); None for too few videos."""
+        """Return the 95 % interval of the median of values, float (N,); None for too few people."""
         return median_interval(values, self.resamples) if self.has_intervals else None
 
 
 def part_of(clips: list[str], voices: np.ndarray, short: np.ndarray, faces: np.ndarray, centre: np.ndarray) -> Part:
     """Rank the predictions of a part; see `Part`. centre: float32 (D,), from which the run sees the features."""
-    videos = [utils.video_of(clip) for clip in clips]
-    return Part(clips, voices, short, faces, rank(voices - centre, faces - centre, videos), intervals.resample(videos))
+    people = [utils.person_of(clip) for clip in clips]
+    return Part(clips, voices, short, faces, rank(voices - centre, faces - centre, people), intervals.resample(people))
 
 
 def score(part: Part, centre: np.ndarray, mean_face: np.ndarray, ks, gallery: int | None) -> dict:
@@ -59,13 +59,13 @@ def score(part: Part, centre: np.ndarray, mean_face: np.ndarray, ks, gallery: in
         gallery: size of the smaller galleries for which recall is reported as well, or None.
 
     Returns:
-        The part's entry in metrics.json; shares in [0, 1]; an interval is None where there are too few videos for one.
+        The part's entry in metrics.json; shares in [0, 1]; an interval is None where there are too few people for one.
     """
     ranking, ranks = part.ranking, part.ranking.ranks
-    baseline = rank(mean_face[None], part.faces, part.videos)
+    baseline = rank(mean_face[None], part.faces, part.people)
     row = {
         "gallery": ranking.gallery,
-        "videos": len(set(part.videos)),
+        "people": len(set(part.people)),
         "recall": {k: recall_at_k(ranks, k) for k in ks},
         "recall_interval": {k: part.mean_interval(ranks <= k) for k in ks},
         "chance": {k: chance_at_k(ranking, k) for k in ks},

@@ -175,7 +175,7 @@ def draw_pictures(
     if "test" not in parts:
         return
     test = parts["test"]
-    ranks, videos, n = test.ranking.ranks, test.videos, test.ranking.gallery
+    ranks, people, n = test.ranking.ranks, test.people, test.ranking.gallery
     voices, faces = test.voices - centre, test.faces - centre
 
     def image(number):
@@ -190,7 +190,7 @@ def draw_pictures(
         found = as_shown(
             *most_similar(voices[queries], faces, min(TOP, n)),
             image,
-            lambda query, face, of=queries: videos[of[query]] == videos[face],
+            lambda query, face, of=queries: people[of[query]] == people[face],
         )
         columns = {"true face": [Shown(image(number), f"rank {ranks[number]} of {n}") for number in queries]}
         if decode:

@@ -1,7 +1,7 @@
 """Retrieval ranks and recall: at which place the true face stands in a gallery ordered by similarity to the voice.
 
-There are N voices and N faces: face i belongs to voice i. D is the size of a feature. Several clips may come from one video:
-then any face of that video counts as found, and only the faces of other videos compete with it.
+There are N voices and N faces: face i belongs to voice i. D is the size of a feature. Several clips may be of one person:
+then any face of that person counts as found, and only the faces of other people compete with it.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ ALIKE = 0.1  # share of the other faces, the nearest to the true one, that count
 class Ranking:
     """Where the true faces stand. Each int64 (N,), a number for each voice."""
 
-    ranks: np.ndarray  # rank of the best face of the voice's video, 1 at the top
-    better: np.ndarray  # number of faces of other videos that are at least as similar as the voice's own face
+    ranks: np.ndarray  # rank of the speaker's best face, 1 at the top
+    better: np.ndarray  # number of faces of other people that are at least as similar as the voice's own face
     better_alike: np.ndarray  # the number of these among the alike ones: the ALIKE share of the others nearest to the true face
-    others: np.ndarray  # number of faces of other videos
+    others: np.ndarray  # number of faces of other people
     alike: np.ndarray  # number of alike faces
 
     @property
@@ -33,7 +33,7 @@ class Ranking:
 
     @property
     def matching(self) -> np.ndarray:
-        """1:2 matching: how often the true face beats one face of another video, float (N,), in [0, 1]; chance is 0.5."""
+        """1:2 matching: how often the true face beats one face of another person, float (N,), in [0, 1]; chance is 0.5."""
         return 1 - self.better / self.others
 
     @property
@@ -42,36 +42,36 @@ class Ranking:
         return 1 - self.better_alike / self.alike
 
 
-def rank(voices: np.ndarray, faces: np.ndarray, videos=None) -> Ranking:
+def rank(voices: np.ndarray, faces: np.ndarray, people=None) -> Ranking:
     """Rank the true face of each voice among all faces by cosine similarity, or, equally, by distance of normalised features.
 
     Args:
         voices: float (N, D), features predicted from the voices; or (1, D), one prediction for all of them.
         faces: float (N, D), features of the faces.
-        videos: N names, the video of each clip; None if all differ.
+        people: N names, the person of each clip; None if all differ.
 
     Returns:
-        The ranking. Ties count against the model: an equally similar face of another video ranks before the true one.
+        The ranking. Ties count against the model: an equally similar face of another person ranks before the true one.
 
     Raises:
-        ValueError: if a feature is not finite, or all clips are from one video.
+        ValueError: if a feature is not finite, or all clips are of one person.
     """
     voices, faces = (normalise(np.asarray(features, np.float32)) for features in (voices, faces))
     voices = np.broadcast_to(voices, faces.shape)
     if not (np.isfinite(voices).all() and np.isfinite(faces).all()):
         raise ValueError("voices and faces: expected finite features, found nan or inf")
     n = len(faces)
-    _, video = np.unique(np.arange(n) if videos is None else np.asarray(videos), return_inverse=True)
-    others = n - np.bincount(video)[video]
+    _, person = np.unique(np.arange(n) if people is None else np.asarray(people), return_inverse=True)
+    others = n - np.bincount(person)[person]
     if not others.all():
-        raise ValueError("videos: expected at least two, found one")
+        raise ValueError("people: expected at least two, found one")
     alike = np.maximum(1, np.round(ALIKE * others)).astype(np.int64)
     ranks, better, better_alike = (np.empty(n, np.int64) for _ in range(3))
     rows = max(1, BLOCK // n)
     for start in range(0, n, rows):
         block = slice(start, start + rows)
         similarity = voices[block] @ faces.T  # (rows, N)
-        own = video[block, None] == video  # (rows, N)
+        own = person[block, None] == person  # (rows, N)
         true = np.einsum("nd,nd->n", voices[block], faces[block])
         best = np.where(own, similarity, -np.inf).max(axis=1)
         similarity[own] = -np.inf
@@ -92,7 +92,7 @@ def recall_at_k(ranks: np.ndarray, k: int) -> float:
 
 
 def chance_at_k(ranking: Ranking, k: int) -> float:
-    """Return the R@k of guessing, in [0, 1]: k / N where each video has one clip."""
+    """Return the R@k of guessing, in [0, 1]: k / N where each person has one clip."""
     own = ranking.gallery - ranking.others
     any_own = hypergeom.sf(0, ranking.gallery, own, min(k, ranking.gallery))  # that k sampled faces include one of the own
     return float(np.mean(any_own))
@@ -101,7 +101,7 @@ def chance_at_k(ranking: Ranking, k: int) -> float:
 def recall_in_gallery(better, others, size: int, k: int) -> np.ndarray:
     """Return the probability that a voice finds its face among the first k in a random gallery of `size` faces.
 
-    The gallery holds the voice's own face and size - 1 sampled faces of other videos. The number of sampled faces that beat the
+    The gallery holds the voice's own face and size - 1 sampled faces of other people. The number of sampled faces that beat the
     own one follows the hypergeometric distribution, so no gallery needs to be sampled.
 
     Args:

@@ -167,22 +167,22 @@ def as_text(lines: list[list[str]]) -> str:
 def notes(rows: dict[str, dict]) -> list[str]:
     """Explain the table's columns and rows."""
     lines = [
-        "95 %: bootstrap over videos in an unchanged gallery. Ties count against the model.",
+        "95 %: bootstrap over people in an unchanged gallery. Ties count against the model.",
         "1:2: how often the true face beats one other face. 1:2 alike: the same among the tenth of the other faces that are "
         "most similar to the true one.",
     ]
-    few = [f"{PART_NAMES[part]} ({row['videos']})" for part, row in rows.items() if row["videos"] < intervals.LEAST_VIDEOS]
+    few = [f"{PART_NAMES[part]} ({row['people']})" for part, row in rows.items() if row["people"] < intervals.LEAST_PEOPLE]
     if few:
         lines.append(
-            f"No interval and no check of R@1 for leaks with fewer than {intervals.LEAST_VIDEOS} videos: {', '.join(few)}."
+            f"No interval and no check of R@1 for leaks with fewer than {intervals.LEAST_PEOPLE} people: {', '.join(few)}."
         )
     if rows.get("val", {}).get("fitted_on"):
         lines.append(
             "Val, fitted on: the validation people are few, so the encoder is fitted on their clips too, and their row is that "
             "of training clips."
         )
-    if any(row["videos"] < row["gallery"] for row in rows.values()):
-        lines.append("Some videos have several clips: any face of the voice's video counts as found.")
+    if any(row["people"] < row["gallery"] for row in rows.values()):
+        lines.append("Some people have several clips: any face of the speaker counts as found.")
     return lines
 
 

@@ -157,19 +157,19 @@ def _regression(signs: np.ndarray, matching: np.ndarray) -> np.ndarray:
     return weights
 
 
-def fit(halves: np.ndarray, lengths: np.ndarray, matching: np.ndarray, videos: list[str], speaker=None) -> TrainingVoices:
+def fit(halves: np.ndarray, lengths: np.ndarray, matching: np.ndarray, people: list[str], speaker=None) -> TrainingVoices:
     """Fit to voices.
 
     Args:
         halves: float32 (N, 2, E), embeddings of the halves of clips.
         lengths: float32 (N,), of predictions as seen from the centre, by an encoder that was not trained on the clips' people.
         matching: float (N,), the 1:2 matching of these predictions.
-        videos: N names; clips of one video are in one fold.
+        people: N names; clips of one person are in one fold.
         speaker: of `model.speaker_columns`; None for all columns.
     """
     halves = halves.astype(np.float64)
-    _, video = np.unique(videos, return_inverse=True)
-    fold = video % min(FOLDS, video.max() + 1)
+    _, person = np.unique(people, return_inverse=True)
+    fold = person % min(FOLDS, person.max() + 1)
     most = min(MOST_AXES, max(1, len(halves) // 4))
     distances, speaker = np.zeros(len(halves)), (0, halves.shape[-1]) if speaker is None else speaker
     for number in range(fold.max() + 1):

@@ -76,7 +76,7 @@ def test_metrics_have_their_form(evaluated, demo_data):
     clips = utils.split_clips(feature_files.ready_clips(demo_data), 0)
     assert evaluated["leaks"] == [] and list(evaluated["parts"]) == ["train", "val", "test"]
     for part, row in evaluated["parts"].items():
-        assert row["gallery"] == row["videos"] == len(clips[part])
+        assert row["gallery"] == row["people"] == len(clips[part])
         for name in ("recall", "recall_interval", "chance", "mean_face"):
             assert list(row[name]) == ["1", "5", "10"]
         assert all(0 <= share <= 1 for name in ("recall", "chance", "mean_face") for share in row[name].values())
@@ -208,14 +208,14 @@ def test_one_training_video_left(n_videos, run, demo_data, tmp_path, capsys):
     first, *others = utils.split_clips(feature_files.ready_clips(data), 0)["train"]
     for clip in others[n_videos - 1 :]:
         feature_files.face_path(data, clip).unlink()
-    siblings = [utils.clip_name(utils.video_of(first), start, start + 6) for start in range(100, 180, 10)]
+    siblings = [utils.clip_name(utils.person_of(first), start, start + 6) for start in range(100, 180, 10)]
     for sibling in siblings:
         for path_of in (feature_files.spectrogram_path, feature_files.embedding_path, feature_files.face_path):
             shutil.copy(path_of(data, first), path_of(data, sibling))
     clips = json.loads((folder / utils.CLIPS).read_text())
     utils.write_json(folder / utils.CLIPS, {**clips, "train": [*clips["train"], *siblings]})
     assert run_evaluate(folder, "--data", data, "--k", 1, "--clips", 2) == 0
-    assert "fewer than two train videos" in capsys.readouterr().err
+    assert "fewer than two train people" in capsys.readouterr().err
     assert list(json.loads((folder / "metrics.json").read_text())["parts"]) == ["val", "test"]
 
 

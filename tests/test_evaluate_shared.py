@@ -85,7 +85,7 @@ def test_all_clips_of_other_data_are_unseen(shared, own, random_data, tmp_path, 
     found = figures(run, "--data", random_data)
     assert [*found["parts"]] == ["test"] and found["leaks"] == []
     test = found["parts"]["test"]
-    assert test["gallery"] == test["videos"] == len(feature_files.ready_clips(random_data)) == 40
+    assert test["gallery"] == test["people"] == len(feature_files.ready_clips(random_data)) == 40
     assert not test["fitted_on"] and 0.3 < test["matching"] < 0.7  # random voices and faces
     assert capsys.readouterr().out.startswith("Test: R@1 ")
     assert evaluate.main([*map(str, ["--run", shutil.copytree(own, tmp_path / "own"), "--data", random_data])]) == 1

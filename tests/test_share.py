@@ -106,7 +106,7 @@ def test_sizes_and_the_paths_that_are_printed(shared, folder, tmp_path, capsys):
 def test_no_file_tells_paths_or_names(shared, folder):
     """In all bytes of all files: neither folders nor the names of clips and videos."""
     names = [clip for part in CLIPS.values() for clip in part]
-    secret = [*names, *map(utils.video_of, names), str(folder), "my-data", "voice-run", "face-run", "me.png"]
+    secret = [*names, *map(utils.person_of, names), str(folder), "my-data", "voice-run", "face-run", "me.png"]
     for path in files_in(shared).values():
         content = path.read_bytes()
         assert [text for text in secret if text.encode() in content] == []

@@ -25,15 +25,15 @@ def test_clip_name_is_that_of_the_papers_authors():
     clip = utils.clip_name("---ZOY1kzAc", 231.231, 234.467567)
     assert clip == "---ZOY1kzAc_231.231000-234.467567"
     assert utils.clip_name("x", 24.76, 29.96) == "x_024.760000-029.960000"
-    assert utils.video_of(clip) == "---ZOY1kzAc"
-    assert utils.video_of(utils.clip_name("a_b_-c", 0, 3)) == "a_b_-c"
+    assert utils.person_of(clip) == "---ZOY1kzAc"
+    assert utils.person_of(utils.clip_name("a_b_-c", 0, 3)) == "a_b_-c"
 
 
 def test_names_are_hashed_by_video_and_clip():
     """The first 16 hexadecimal digits of SHA-256: of "abc" those that its standard, FIPS 180-2, prints."""
     assert utils.hashed("abc_0-6").startswith("ba7816bf8f01cfea_") and utils.hashed("x_abc")[:17] != "ba7816bf8f01cfea_"
     ours, sibling, other = map(utils.hashed, ("a_b_000.0-006.0", "a_b_006.0-012.0", "a_c_000.0-006.0"))
-    assert utils.video_of(ours) == utils.video_of(sibling) != utils.video_of(other)
+    assert utils.person_of(ours) == utils.person_of(sibling) != utils.person_of(other)
     assert len({ours, sibling, other}) == 3 and all(re.fullmatch("[0-9a-f]{16}_[0-9a-f]{16}", of) for of in (ours, sibling))
     assert ours.partition("_")[2] == hashlib.sha256(b"a_b_000.0-006.0").hexdigest()[:16]
 
@@ -265,11 +265,11 @@ def test_the_split_has_its_shares_and_depends_on_the_seed():
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefghij"), st.integers(0, 9)), min_size=1, unique=True), st.integers(0, 3))
-def test_no_video_is_in_two_parts_and_no_clip_is_lost(pairs, seed):
+def test_no_person_is_in_two_parts_and_no_clip_is_lost(pairs, seed):
     clips = [utils.clip_name(video, start, start + 3) for video, start in pairs]
     parts = utils.split_clips(clips, seed)
     assert sorted(clips) == sorted(clip for part in parts.values() for clip in part)
-    videos = [{utils.video_of(clip) for clip in part} for part in parts.values()]
+    videos = [{utils.person_of(clip) for clip in part} for part in parts.values()]
     assert sum(map(len, videos)) == len(set.union(*videos))
     more = utils.split_clips([*clips, "new_0-1"], seed)
     assert all(set(parts[name]) <= set(more[name]) for name in parts)

@@ -11,20 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from clips.packs import Pickles, n_readers
-from utils import N_BINS, N_FRAMES, InputError, video_of
+from utils import N_BINS, N_FRAMES, InputError, person_of
 from voices.backend import tf
 
 BATCHES_AT_A_TIME = 4  # batches that are being read
 PREFETCH = 4  # batches ready in memory
 BATCH = tf.float16, tf.float32  # spectrograms and face features
-TRAINING_BATCH = *BATCH, tf.int64  # and the numbers of the videos
+TRAINING_BATCH = *BATCH, tf.int64  # and the numbers of the people
 PREDICTION_CLIPS = 8  # clips that a device receives at a time for prediction: 0.7 GB for the largest layer at width 1
 
 
-def video_numbers(clips: list[str]) -> np.ndarray:
-    """Return the number of each clip's video, in the order in which the videos first appear: int64 (len(clips),)."""
+def person_numbers(clips: list[str]) -> np.ndarray:
+    """Return the number of each clip's person, in the order in which the people first appear: int64 (len(clips),)."""
     numbers = {}
-    return np.array([numbers.setdefault(video_of(clip), len(numbers)) for clip in clips], np.int64)
+    return np.array([numbers.setdefault(person_of(clip), len(numbers)) for clip in clips], np.int64)
 
 
 def _read_all(
@@ -34,7 +34,7 @@ def _read_all(
 
     Args:
         numbers: tf.data.Dataset of int64.
-        read: function from a number to a spectrogram, a face feature and, for training, the number of the video.
+        read: function from a number to a spectrogram, a face feature and, for training, the number of the person.
         errors: list that receives the error of a broken file.
         readers: clips read at the same time; None for `packs.n_readers`.
     """
@@ -140,9 +140,9 @@ def training_batches(
 
     Returns:
         Iterator of batches for `steps.training_step`, each of crops, float16 (B, n_frames, N_BINS, 2), face features, float32
-        (B, feature_size), and the numbers of their videos, int64 (B,); and a list that receives the error of a broken file.
+        (B, feature_size), and the numbers of their people, int64 (B,); and a list that receives the error of a broken file.
     """
-    strategy, errors, videos = tf.distribute.get_strategy(), [], video_numbers(clips)
+    strategy, errors, people = tf.distribute.get_strategy(), [], person_numbers(clips)
     source = source or Pickles(data, clips, feature_size)
     n_steps = len(clips) // crops.batch_size  # in an epoch
 
@@ -154,7 +154,7 @@ def training_batches(
         step, in_batch = divmod(place, crops.batch_size)
         epoch, step = divmod(step, n_steps)
         number = order(epoch)[step * crops.batch_size + in_batch]
-        return crops.crop(source.spectrogram(number), epoch, number), source.feature(number), videos[number]
+        return crops.crop(source.spectrogram(number), epoch, number), source.feature(number), people[number]
 
     def dataset_of_machine(context):
         share = crops.batch_size // context.num_input_pipelines  # clips of each batch on this machine

@@ -17,7 +17,7 @@ from training.batches import predict_features
 PENALTIES = 10.0 ** np.arange(-2, 3.5, 0.5)  # of the ridge, in mean variances of the embedding's numbers
 TARGET_PENALTY = 1.0  # of the whitening, in mean variances of the face feature's numbers
 FIT_CLIPS = 4096  # clips whose embeddings are in memory at a time
-FEW_PEOPLE = 200  # validation videos below which cross-validation chooses the penalty
+FEW_PEOPLE = 200  # validation people below which cross-validation chooses the penalty
 TIE = 1e-9  # scores that differ by less are equal: their sums are rounded
 
 
@@ -102,17 +102,17 @@ def _best_length(kernel: np.ndarray, xx: np.ndarray, xy: np.ndarray) -> float:
     return np.sum(kernel * xy) / max(np.sum((xx @ kernel) * kernel), np.finfo(np.float32).tiny)
 
 
-def left_out(moments: Moments, embeddings: np.ndarray, faces: np.ndarray, videos, penalties, whitening: float):
-    """Predict clips by the heads that would be fitted without the clips' own videos, for several penalties.
+def left_out(moments: Moments, embeddings: np.ndarray, faces: np.ndarray, people, penalties, whitening: float):
+    """Predict clips by the heads that would be fitted without the speaker's clips, for several penalties.
 
-    The hat matrix gives these predictions without fitting a head for each video. Means, whitening and length of the kernel are
+    The hat matrix gives these predictions without fitting a head for each person. Means, whitening and length of the kernel are
     those of all clips.
 
     Args:
-        moments: sums over all clips; the videos of the clips to predict have no other clips among them.
+        moments: sums over all clips; among them, the speakers of the clips to predict have no other clips.
         embeddings: of the clips to predict, float (n, E).
         faces: their face features, float (n, D).
-        videos: n names, the video of each clip.
+        people: n names, the person of each clip.
         penalties, whitening: of `heads`.
 
     Yields:
@@ -125,8 +125,8 @@ def left_out(moments: Moments, embeddings: np.ndarray, faces: np.ndarray, videos
     mean_x, mean_y, xx, xy, yy = moments.covariances()
     whiten = _Spectrum(yy).power(TARGET_PENALTY, -whitening) if whitening else np.eye(len(yy))
     x, targets = embeddings - mean_x, (faces - mean_y) @ whiten  # (n, E), (n, D)
-    _, video = np.unique(np.asarray(videos), return_inverse=True)
-    groups = np.split(np.argsort(video, kind="stable"), np.cumsum(np.bincount(video))[:-1])
+    _, person = np.unique(np.asarray(people), return_inverse=True)
+    groups = np.split(np.argsort(person, kind="stable"), np.cumsum(np.bincount(person))[:-1])
     spectrum = _Spectrum(xx)
     for penalty in penalties:
         inverse = spectrum.power(penalty, -1)
@@ -135,7 +135,7 @@ def left_out(moments: Moments, embeddings: np.ndarray, faces: np.ndarray, videos
         for rows in groups:
             hat = weights[rows] @ x[rows].T + 1 / n
             without = targets[rows] - np.linalg.solve(np.eye(len(rows)) - hat, residuals[rows])
-            # Less the mean target of the other videos, which lies opposite to the own one; the head has the mean of all.
+            # Less the mean target of the other people, which lies opposite to the own one; the head has the mean of all.
             predicted[rows] = without + targets[rows].sum(axis=0) / (n - len(rows))
         yield (mean_y + predicted * _best_length(kernel, xx, xy)).astype(np.float32)
 
@@ -147,21 +147,21 @@ def best_penalty(matching) -> int:
 
 def has_few_people(validation_clips: list[str]) -> bool:
     """Tell whether the validation set has too few people to choose a penalty alone."""
-    return len({utils.video_of(clip) for clip in validation_clips}) < FEW_PEOPLE
+    return len({utils.person_of(clip) for clip in validation_clips}) < FEW_PEOPLE
 
 
-def some_videos(clips: list[str], most: int) -> list[str]:
-    """Return all clips of randomly chosen videos, always the same ones, `most` clips at most, in the order given."""
-    of_video = {}
+def some_people(clips: list[str], most: int) -> list[str]:
+    """Return all clips of randomly chosen people, always the same ones, `most` clips at most, in the order given."""
+    of_person = {}
     for clip in clips:
-        of_video.setdefault(utils.video_of(clip), []).append(clip)
-    videos, chosen = list(of_video), set()
-    for number in np.random.default_rng(0).permutation(len(videos)):
-        most -= len(of_video[videos[number]])
+        of_person.setdefault(utils.person_of(clip), []).append(clip)
+    people, chosen = list(of_person), set()
+    for number in np.random.default_rng(0).permutation(len(people)):
+        most -= len(of_person[people[number]])
         if most < 0:
             break
-        chosen.add(videos[number])
-    return [clip for clip in clips if utils.video_of(clip) in chosen]
+        chosen.add(people[number])
+    return [clip for clip in clips if utils.person_of(clip) in chosen]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Fit:
     n_clips: int  # by which it was chosen
     cross_validated: bool  # whether these are training and validation clips, instead of validation clips
     validation: tuple[np.ndarray, np.ndarray]  # predicted and true features of the validation clips, as `predict_features`
-    unseen: tuple[list[str], np.ndarray, np.ndarray]  # of n_clips, names and the same, predicted without a person's videos
+    unseen: tuple[list[str], np.ndarray, np.ndarray]  # of n_clips, names and the same, predicted without the speaker's clips
 
 
 def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: float, on_both: bool = False) -> Fit:
@@ -203,7 +203,7 @@ def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: f
 
     few = has_few_people(clips["val"])
     names = [*clips["train"], *(clips["val"] if few else ())]
-    judges = set(some_videos(names, FIT_CLIPS) if few else clips["val"])  # the clips that choose the penalty
+    judges = set(some_people(names, FIT_CLIPS) if few else clips["val"])  # the clips that choose the penalty
     moments = {part: Moments.zero(embedder.output_shape[-1], len(centre)) for part in ("train", "val")}
     first, judging, validation = None, [], []
     for part in moments:
@@ -218,15 +218,15 @@ def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: f
             judging.append((embeddings[chosen], faces[chosen], [of_block[number] for number in chosen]))
     embeddings, faces = (np.concatenate(arrays) for arrays in list(zip(*judging))[:2])
     unseen_clips = [clip for *_, of_block in judging for clip in of_block]
-    videos = [utils.video_of(clip) for clip in unseen_clips]
+    people = [utils.person_of(clip) for clip in unseen_clips]
     both = moments["train"] + moments["val"]
     if few:
-        predictions = left_out(both, embeddings, faces, videos, PENALTIES, whitening)
+        predictions = left_out(both, embeddings, faces, people, PENALTIES, whitening)
     else:
         predictions = (embeddings @ kernel + bias for kernel, bias in heads(moments["train"], PENALTIES, whitening))
     matching = []
     for voices in predictions:
-        matching.append(rank(voices - centre, faces - centre, videos).matching.mean())
+        matching.append(rank(voices - centre, faces - centre, people).matching.mean())
         best = best_penalty(matching)
         if best == len(matching) - 1:
             unseen = unseen_clips, voices, faces
@@ -236,4 +236,4 @@ def fit(encoder, loss, centre: np.ndarray, data: Path, clips: dict, whitening: f
     train_loss = float(np.mean(loss(faces, embeddings @ kernel + bias)))
     embeddings, faces = map(np.concatenate, zip(*validation))
     predicted = embeddings @ kernel + bias, faces
-    return Fit(train_loss, float(PENALTIES[best]), float(matching[best]), len(videos), few, predicted, unseen)
+    return Fit(train_loss, float(PENALTIES[best]), float(matching[best]), len(people), few, predicted, unseen)

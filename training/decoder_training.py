@@ -77,7 +77,7 @@ def choose_faces(data: Path, n_train: int | None, batch_size: int, epochs: int, 
     ready = utils.split_clips(feature_files.ready_faces(data), seed)
     most = {"train": n_train or MOST_FACES, "val": VALIDATION_FACES}
     chosen = {part: utils.sample_clips(ready[part], n, seed) for part, n in most.items()}
-    n_train_people, n_val_people = (len({utils.video_of(name) for name in chosen[part]}) for part in ("train", "val"))
+    n_train_people, n_val_people = (len({utils.person_of(name) for name in chosen[part]}) for part in ("train", "val"))
     if n_train_people < LEAST_PEOPLE or n_val_people < 2:
         limited = n_train_people < LEAST_PEOPLE and len(chosen["train"]) < len(ready["train"])
         next_step = "raise --clips" if limited else "make more ready with preprocess.py, --csv or --faces"
@@ -251,7 +251,7 @@ def train(options, folder: Path) -> None:
     reference = textures.reference_shape(landmarks)
     with workers.start_pool(workers.n_processors()) as pool:
         faces, validation = (read_faces(options.data, chosen[part], feature_size, reference, pool) for part in ("train", "val"))
-    people = [utils.video_of(name) for name in faces.names]
+    people = [utils.person_of(name) for name in faces.names]
     statistics = decoder_statistics.fit(faces.features, people, faces.halves, faces.shapes, faces.covariates, reference)
 
     network, score = build(statistics, options.epochs, options.seed)

@@ -16,7 +16,7 @@ import model
 import utils
 from judging import plots
 from judging.ranks import chance_at_k, rank, recall_at_k
-from training.batches import predict_features, video_numbers
+from training.batches import person_numbers, predict_features
 from training.runs import Progress
 from utils import InputError
 from voices.backend import tf
@@ -143,12 +143,12 @@ def validate(predicted, loss, centre: np.ndarray, clips: list[str], batch_size: 
             "the features predicted for validation are not finite after this epoch, expected finite numbers; "
             "try a lower --learning-rate or --precision float32"
         )
-    # In an order of its own, the same after each epoch: in the order of names, the clips of a video would meet in a batch.
-    order, videos = np.random.default_rng(0).permutation(len(clips)), video_numbers(clips)
+    # In an order of its own, the same after each epoch: in the order of names, the clips of a person would meet in a batch.
+    order, people = np.random.default_rng(0).permutation(len(clips)), person_numbers(clips)
     clip_losses = np.empty(len(clips), np.float32)
     for batch in np.array_split(order, math.ceil(len(clips) / batch_size)):
-        clip_losses[batch] = loss(faces[batch], voices[batch], videos[batch])
-    ranking = rank(voices - centre, faces - centre, [utils.video_of(clip) for clip in clips])
+        clip_losses[batch] = loss(faces[batch], voices[batch], people[batch])
+    ranking = rank(voices - centre, faces - centre, [utils.person_of(clip) for clip in clips])
     return {
         "val_loss": float(np.mean(clip_losses)),
         "val_gallery": len(clips),
@@ -179,10 +179,10 @@ def unseen_voices(encoder, data: Path, unseen, centre: np.ndarray) -> tuple:
     some = np.unique(np.linspace(0, len(unseen[0]) - 1, UNSEEN_CLIPS).round().astype(int))
     clips, (voices, faces) = [unseen[0][number] for number in some], (features[some] - centre for features in unseen[1:])
     halves, _ = predict_features(model.of_halves(encoder), data, clips, len(centre))
-    videos = [utils.video_of(clip) for clip in clips]
-    matching = rank(voices, faces, videos).matching if len(set(videos)) > 1 else np.full(len(clips), 0.5)
+    people = [utils.person_of(clip) for clip in clips]
+    matching = rank(voices, faces, people).matching if len(set(people)) > 1 else np.full(len(clips), 0.5)
     lengths = np.linalg.norm(voices, axis=1)
-    return halves.reshape(len(clips), 2, -1), lengths, matching, videos, model.speaker_columns(encoder)
+    return halves.reshape(len(clips), 2, -1), lengths, matching, people, model.speaker_columns(encoder)
 
 
 def record_epoch(progress: Progress, epoch: int, train_loss: float, n_clips: int, learning_rate: float, scores: dict) -> dict:

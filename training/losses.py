@@ -1,7 +1,7 @@
 """The losses of the voice encoder.
 
 Each loss takes the true and the predicted face features, float32 (B, D), and returns one number a clip, float32 (B,); training
-takes the mean over the batch, over all replicas. Those of `loss_function` also take the number of each clip's video, int (B,),
+takes the mean over the batch, over all replicas. Those of `loss_function` also take the number of each clip's person, int (B,),
 which contrastive alone needs.
 
 Source: slides, "Loss calculations".
@@ -47,28 +47,28 @@ def distillation_loss(face, voice, fc8):
     return -tf.reduce_sum(p_face * log_p_voice, axis=-1)
 
 
-def contrastive_loss(face, voice, videos):
+def contrastive_loss(face, voice, people):
     """Return the mean of -log p(true face | voice) and -log p(true voice | face), among all clips of the step.
 
     p is the softmax of the cosine similarities divided by CONTRASTIVE_TEMPERATURE, over the clips of all replicas. Other clips
-    of the same video, which show the same person, are left out.
+    of the same person are left out.
 
     Args:
         face, voice: float32 (B, D).
-        videos: int (B,), the video of each clip.
+        people: int (B,), the person of each clip.
 
     Source: van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018 (InfoNCE).
     """
     face, voice = tf.math.l2_normalize(face, axis=-1), tf.math.l2_normalize(voice, axis=-1)
-    all_faces, all_voices, all_videos, first = face, voice, videos, 0
+    all_faces, all_voices, all_people, first = face, voice, people, 0
     context = tf.distribute.get_replica_context()
     if context is not None and context.num_replicas_in_sync > 1:
-        of_clips = face, voice, tf.identity(videos)  # the gathering asks for a device, which arguments of a step do not have
-        all_faces, all_voices, all_videos = (context.all_gather(of_replica, axis=0) for of_replica in of_clips)
+        of_clips = face, voice, tf.identity(people)  # the gathering asks for a device, which arguments of a step do not have
+        all_faces, all_voices, all_people = (context.all_gather(of_replica, axis=0) for of_replica in of_clips)
         first = context.replica_id_in_sync_group * tf.shape(face)[0]
     true = first + tf.range(tf.shape(face)[0])
-    same_video = videos[:, None] == all_videos  # (B, B of all replicas)
-    left_out = same_video & (true[:, None] != tf.range(tf.shape(all_faces)[0]))
+    same_person = people[:, None] == all_people  # (B, B of all replicas)
+    left_out = same_person & (true[:, None] != tf.range(tf.shape(all_faces)[0]))
 
     def cross_entropy(queries, answers):
         logits = tf.matmul(queries, answers, transpose_b=True) / CONTRASTIVE_TEMPERATURE  # (B, B of all replicas)
@@ -89,7 +89,7 @@ def decoding_loss(face, voice, first_layer):
 
 
 def loss_function(name: str, centre: np.ndarray, load_fc8=None, first_layer=None):
-    """Return one of LOSSES, by train.py's --loss: a function of faces, voices and the videos of the clips.
+    """Return one of LOSSES, by train.py's --loss: a function of faces, voices and the people of the clips.
 
     Args:
         name: l1, l2, total or contrastive.
@@ -103,7 +103,7 @@ def loss_function(name: str, centre: np.ndarray, load_fc8=None, first_layer=None
     """
     centre = tf.constant(centre)
 
-    def l2(face, voice, videos=None):
+    def l2(face, voice, people=None):
         return l2_loss(face - centre, voice - centre)
 
     if name == "total":
@@ -114,13 +114,13 @@ def loss_function(name: str, centre: np.ndarray, load_fc8=None, first_layer=None
             )
         fc8 = load_fc8()
 
-        def total(face, voice, videos=None):
+        def total(face, voice, people=None):
             of_both = LAMBDA_1 * l2(face, voice) + LAMBDA_2 * distillation_loss(face, voice, fc8)
             return of_both + DECODING_WEIGHT * decoding_loss(face, voice, first_layer) if first_layer else of_both
 
         return total
     return {
-        "l1": lambda face, voice, videos=None: l1_loss(face, voice),
+        "l1": lambda face, voice, people=None: l1_loss(face, voice),
         "l2": l2,
-        "contrastive": lambda face, voice, videos: contrastive_loss(face - centre, voice - centre, videos),
+        "contrastive": lambda face, voice, people: contrastive_loss(face - centre, voice - centre, people),
     }[name]

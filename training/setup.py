@@ -50,11 +50,11 @@ def choose_clips(data: Path, n_train: int | None, batch_size: int, seed: int) ->
         "train": utils.sample_clips(ready["train"], n_train or len(ready["train"]), seed),
         "val": utils.sample_clips(ready["val"], VALIDATION_CLIPS, seed),
     }
-    n_ready, n_videos = len(ready["train"]), len({utils.video_of(clip) for clip in chosen["val"]})
-    if n_ready < batch_size or n_videos < 2:
+    n_ready, n_people = len(ready["train"]), len({utils.person_of(clip) for clip in chosen["val"]})
+    if n_ready < batch_size or n_people < 2:
         raise InputError(
-            f"{data}: expected at least --batch-size {batch_size} clips to train on and two videos to validate on, found "
-            f"{n_ready} and {n_videos}; make more clips ready with preprocess.py"
+            f"{data}: expected at least --batch-size {batch_size} clips to train on and two people to validate on, found "
+            f"{n_ready} and {n_people}; make more clips ready with preprocess.py"
         )
     return chosen, feature_files.feature_size_of(data, ready["train"][0])
 

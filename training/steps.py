@@ -151,9 +151,9 @@ def training_step(encoder, optimizer, loss, batch_size: int, loss_scale: LossSca
     strategy = tf.distribute.get_strategy()
     variables = encoder.trainable_variables
 
-    def loss_and_gradients(spectrograms, faces, *videos):
+    def loss_and_gradients(spectrograms, faces, *people):
         with tf.GradientTape() as tape:
-            clip_losses = loss(faces, encoder(spectrograms, training=True), *videos)
+            clip_losses = loss(faces, encoder(spectrograms, training=True), *people)
             mean = tf.reduce_sum(clip_losses) / batch_size
             scaled = mean * tf.convert_to_tensor(loss_scale.factor) if loss_scale else mean
         return mean, tape.gradient(scaled, variables)

@@ -26,7 +26,7 @@ def names_in(folder, *names):
 
 
 def people_in(folder, *names):
-    return {name: utils.video_of(clip) for name, clip in names_in(folder, *names).items()}
+    return {name: utils.person_of(clip) for name, clip in names_in(folder, *names).items()}
 
 
 def hashed(name, person):
@@ -98,7 +98,7 @@ def test_names_of_other_bytes(tmp_path):
 def test_photos_of_a_person_have_different_names(tmp_path):
     names = names_in(tmp_path, "a/1 2.jpg", "a/1_2.jpg", "a/3.heic", "a/3.jpg", "b.jpg", "b.png", "b/photo.jpg")
     assert len(set(names.values())) == len(names)
-    assert {name: utils.video_of(clip) for name, clip in names.items()} == {name: name[0] for name in names}
+    assert {name: utils.person_of(clip) for name, clip in names.items()} == {name: name[0] for name in names}
     assert (names["a/1 2.jpg"], names["a/3.heic"], names["b/photo.jpg"]) == ("a_1-2", "a_3", "b_photo")  # the first in order
     assert names["a/3.jpg"] == hashed("a_3", "a/3.jpg")
 
@@ -114,7 +114,7 @@ def test_long_names_are_shortened_to_file_names(letter, tmp_path):
     for clip in names_in(tmp_path, f"{long}/{long}.jpg", f"{long}/{long}-.jpg").values():
         for path_of in records.FILES.values():
             utils.save_bytes(path_of(tmp_path / "data", clip), b"")
-        assert utils.video_of(clip).startswith(letter * 30)
+        assert utils.person_of(clip).startswith(letter * 30)
 
 
 def test_people_whose_names_differ_in_case_are_named(tmp_path):

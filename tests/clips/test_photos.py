@@ -47,7 +47,7 @@ def photo_data(photos, tmp_path_factory):
 
 def test_photos_become_faces_without_sound(photo_data, frames):
     assert feature_files.ready_faces(photo_data) == READY
-    assert [utils.video_of(name) for name in READY] == ["Ada", "Grey", JO, ONEIL, "Sam_1", "Sam_1"]
+    assert [utils.person_of(name) for name in READY] == ["Ada", "Grey", JO, ONEIL, "Sam_1", "Sam_1"]
     folders = {path.name for path in photo_data.iterdir()}
     assert folders == {"embeddings", "faces", "portraits", "landmarks", "manifest.csv"}
     for name, frame in zip((f"{JO}_photo", f"{ONEIL}_photo", "Ada_photo", "Sam_1_at-home", "Sam_1_b-c"), frames):

@@ -8,7 +8,7 @@ from judging import intervals
 from judging.intervals import mean_interval, median_interval, resample
 
 
-def test_intervals_cover_the_truth_and_treat_a_video_as_one(rng):
+def test_intervals_cover_the_truth_and_treat_a_person_as_one(rng):
     covered, of_60 = 0, resample(range(60))
     for _ in range(200):
         values = rng.random(60) < 0.3
@@ -23,30 +23,30 @@ def test_intervals_cover_the_truth_and_treat_a_video_as_one(rng):
 
 
 def test_median_interval_is_that_of_the_resamples(rng):
-    values, videos = rng.integers(1, 50, 31), rng.integers(0, 12, 31)
-    resamples = resample(videos)
+    values, people = rng.integers(1, 50, 31), rng.integers(0, 12, 31)
+    resamples = resample(people)
     times = np.concatenate([*resamples.blocks()])
     medians = [np.median(np.repeat(values, row.astype(int))) for row in times]
     assert median_interval(values, resamples) == tuple(np.percentile(medians, (2.5, 97.5)))
-    names = np.unique(videos)
-    assert all(len({*row[videos == name]}) == 1 for row in times[:50] for name in names)  # a video's clips come together
-    assert (np.array([[row[videos == name][0] for name in names] for row in times]).sum(1) == len(names)).all()
+    names = np.unique(people)
+    assert all(len({*row[people == name]}) == 1 for row in times[:50] for name in names)  # a person's clips come together
+    assert (np.array([[row[people == name][0] for name in names] for row in times]).sum(1) == len(names)).all()
 
 
 def test_resamples_are_those_of_one_call(rng):
     """In blocks, the same numbers as the whole matrix from the same generator."""
-    videos = rng.integers(0, 40, 150)
-    names, video = np.unique(videos, return_inverse=True)
-    expected = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=2000)[:, video]
-    np.testing.assert_array_equal(np.concatenate([*resample(videos).blocks()]), expected)
+    people = rng.integers(0, 40, 150)
+    names, person = np.unique(people, return_inverse=True)
+    expected = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=2000)[:, person]
+    np.testing.assert_array_equal(np.concatenate([*resample(people).blocks()]), expected)
 
 
 def test_blocks_change_no_interval(rng, monkeypatch):
-    values, videos = rng.normal(size=500), rng.integers(0, 300, 500)
-    whole = resample(videos)
+    values, people = rng.normal(size=500), rng.integers(0, 300, 500)
+    whole = resample(people)
     expected = mean_interval(values, whole), median_interval(values, whole)
     monkeypatch.setattr(intervals, "BLOCK", 500 * 7)
-    in_blocks = resample(videos)
+    in_blocks = resample(people)
     assert len([*in_blocks.blocks()]) == -(-2000 // 7)
     np.testing.assert_array_equal(in_blocks.times, whole.times)
     assert mean_interval(values, in_blocks) == pytest.approx(expected[0], rel=1e-12)
@@ -54,7 +54,7 @@ def test_blocks_change_no_interval(rng, monkeypatch):
 
 
 def test_many_clips_fit_in_memory(rng, monkeypatch):
-    """8,000 clips take 16 MB, a byte for each video and resample; 2,000 x 8,000 numbers of 8 bytes would take 128 MB."""
+    """8,000 clips take 16 MB, a byte for each person and resample; 2,000 x 8,000 numbers of 8 bytes would take 128 MB."""
     monkeypatch.setattr(intervals, "BLOCK", 2**18)
     values = rng.normal(size=8_000)
     tracemalloc.start()

@@ -22,9 +22,9 @@ def data(demo_data, tmp_path):
     return shutil.copytree(demo_data, tmp_path / "data")
 
 
-def copy_clip(data, clip, video):
-    """Publish a clip again with the id of another video."""
-    copy = video + clip[len(utils.video_of(clip)) :]
+def copy_clip(data, clip, person):
+    """Publish a clip again with the id of another person."""
+    copy = person + clip[len(utils.person_of(clip)) :]
     for path_of in (feature_files.spectrogram_path, feature_files.embedding_path, feature_files.face_path):
         shutil.copy(path_of(data, clip), path_of(data, copy))
     return copy
@@ -41,33 +41,33 @@ def copies_of_sounds(data, unseen, seen):
 def test_other_people_are_no_leak(demo_data, clips):
     unseen, seen = clips[:10], clips[10:]
     assert copies_of_faces(demo_data, unseen, seen) == copies_of_sounds(demo_data, unseen, seen) == []
-    assert leaks.of_videos(unseen, seen, "trained on") == []
+    assert leaks.of_people(unseen, seen, "trained on") == []
     assert copies_of_faces(demo_data, unseen, []) == copies_of_faces(demo_data, [], seen) == []
 
 
 def test_a_clip_trained_on(clips):
-    assert leaks.of_videos(clips[:3], clips[2:], "trained on") == [f"1 of 3 clips were trained on: {clips[2]}"]
-    sibling = utils.clip_name(utils.video_of(clips[0]), 100, 106)
-    assert leaks.of_videos(clips[:5], [sibling, *clips[5:]], "trained on") == [
-        f"1 of 5 clips are of videos that were trained on: {clips[0]}"
+    assert leaks.of_people(clips[:3], clips[2:], "trained on") == [f"1 of 3 clips were trained on: {clips[2]}"]
+    sibling = utils.clip_name(utils.person_of(clips[0]), 100, 106)
+    assert leaks.of_people(clips[:5], [sibling, *clips[5:]], "trained on") == [
+        f"1 of 5 clips are of people that were trained on: {clips[0]}"
     ]
-    many = leaks.of_videos(clips[:9], clips, "trained on")
+    many = leaks.of_people(clips[:9], clips, "trained on")
     assert many == [f"9 of 9 clips were trained on: {', '.join(clips[:3])} and 6 more"]
 
 
 def test_clips_are_known_by_their_hashed_names(clips):
     """As of a run that was made to be shared; the lines name our own clips."""
     seen = [*map(utils.hashed, clips[2:])]
-    assert leaks.of_videos(clips[:3], seen, "trained on") == [f"1 of 3 clips were trained on: {clips[2]}"]
-    assert leaks.of_videos(clips[:2], seen, "trained on") == []
-    sibling = utils.hashed(utils.clip_name(utils.video_of(clips[0]), 100, 106))
-    assert leaks.of_videos(clips[:5], [sibling, *map(utils.hashed, clips[5:])], "trained on") == [
-        f"1 of 5 clips are of videos that were trained on: {clips[0]}"
+    assert leaks.of_people(clips[:3], seen, "trained on") == [f"1 of 3 clips were trained on: {clips[2]}"]
+    assert leaks.of_people(clips[:2], seen, "trained on") == []
+    sibling = utils.hashed(utils.clip_name(utils.person_of(clips[0]), 100, 106))
+    assert leaks.of_people(clips[:5], [sibling, *map(utils.hashed, clips[5:])], "trained on") == [
+        f"1 of 5 clips are of people that were trained on: {clips[0]}"
     ]
-    assert leaks.of_videos(clips[:1], [utils.hashed(sibling)], "trained on") == []
+    assert leaks.of_people(clips[:1], [utils.hashed(sibling)], "trained on") == []
 
 
-def test_a_video_published_twice(data, clips):
+def test_a_person_published_twice(data, clips):
     copy = copy_clip(data, clips[12], "republished")
     assert copies_of_faces(data, [*clips[:3], copy], clips[10:]) == [
         f"1 of 4 clips have the same picture as training clips: {copy} and {clips[12]}"
@@ -91,7 +91,7 @@ def test_a_sound_compressed_again(demo_clips, data, clips, tmp_path):
     assert FFMPEG
     clip = clips[12]
     source = next((demo_clips / "videos").glob(f"{clip}.*"))
-    copy = "republished" + clip[len(utils.video_of(clip)) :]
+    copy = "republished" + clip[len(utils.person_of(clip)) :]
     (tmp_path / "videos").mkdir()
     ffmpeg(
         "-i",
@@ -130,10 +130,10 @@ def test_copies_are_found_beyond_the_first_block(data, clips, monkeypatch):
     copy = copy_clip(data, clips[-2], "republished")
     monkeypatch.setattr(leaks, "BLOCK", 3)
     assert leaks.copies(data, [*clips[:4], copy], clips[4:]) == [{4: clips[-2]}, {4: clips[-2]}]
-    own = utils.clip_name(utils.video_of(copy), 100, 106)
+    own = utils.clip_name(utils.person_of(copy), 100, 106)
     for path_of in (feature_files.spectrogram_path, feature_files.embedding_path, feature_files.face_path):
         shutil.copy(path_of(data, copy), path_of(data, own))
-    assert leaks.copies(data, [copy], [own]) == [{}, {}]  # another clip of the same video is not a copy
+    assert leaks.copies(data, [copy], [own]) == [{}, {}]  # another clip of the same person is not a copy
 
 
 def part_with(hits, n):
@@ -153,7 +153,7 @@ def test_a_recall_that_nobody_reaches():
     assert leaks.of_recall(part_with(5, 20)) == []  # chance is 5 %, the paper's model would reach 28 %
 
 
-def test_few_videos_carry_no_recall():
+def test_few_people_carry_no_recall():
     """R@1 of 100 % in 20 faces is too good; in 19 there is no interval to say so."""
     assert len(leaks.of_recall(part_with(20, 20))) == 1
     assert leaks.of_recall(part_with(19, 19)) == []

@@ -4,13 +4,13 @@ import pytest
 from judging import parts, tables
 
 
-def part_with(voices, faces, centre, videos=None):
-    clips = [f"{video}_0-6" for video in videos or range(len(faces))]
+def part_with(voices, faces, centre, people=None):
+    clips = [f"{person}_0-6" for person in people or range(len(faces))]
     return parts.part_of(clips, voices, voices, faces, centre)
 
 
-def score(voices, faces, centre, mean_face, ks, gallery=None, videos=None):
-    return parts.score(part_with(voices, faces, centre, videos), centre, mean_face, ks, gallery)
+def score(voices, faces, centre, mean_face, ks, gallery=None, people=None):
+    return parts.score(part_with(voices, faces, centre, people), centre, mean_face, ks, gallery)
 
 
 def test_a_perfect_and_a_constant_prediction(rng):
@@ -32,20 +32,20 @@ def test_similarity_is_measured_from_the_centre(rng):
     assert score(voices, faces + 100, np.zeros(16), faces[0], (1,))["recall"][1] < 1
 
 
-def test_several_clips_of_a_video_are_noted(rng):
+def test_several_clips_of_a_person_are_noted(rng):
     faces = rng.normal(size=(6, 4))
-    row = score(faces, faces, np.zeros(4), faces[0], (1,), videos=list("aabbcd"))
-    assert (row["gallery"], row["videos"]) == (6, 4) and row["chance"][1] == pytest.approx((4 * 2 + 2) / 36)
-    assert "any face of the voice's video" in " ".join(tables.notes({"test": row}))
-    assert "any face of the voice's video" not in " ".join(tables.notes({"test": {**row, "videos": 6}}))
+    row = score(faces, faces, np.zeros(4), faces[0], (1,), people=list("aabbcd"))
+    assert (row["gallery"], row["people"]) == (6, 4) and row["chance"][1] == pytest.approx((4 * 2 + 2) / 36)
+    assert "any face of the speaker" in " ".join(tables.notes({"test": row}))
+    assert "any face of the speaker" not in " ".join(tables.notes({"test": {**row, "people": 6}}))
 
 
-def test_few_videos_carry_no_interval(rng):
-    """19 videos: None instead of each interval, and all other figures as for 20."""
+def test_few_people_carry_no_interval(rng):
+    """19 people: None instead of each interval, and all other figures as for 20."""
     faces = rng.normal(size=(20, 8))
     voices, centre = faces + rng.normal(size=faces.shape), np.zeros(8)
     enough = score(voices, faces, centre, faces[0], (1, 5), 10)
-    few = score(voices, faces, centre, faces[0], (1, 5), 10, videos=["0", "0", *range(2, 20)])
+    few = score(voices, faces, centre, faces[0], (1, 5), 10, people=["0", "0", *range(2, 20)])
     assert few.keys() == enough.keys()
     assert few["median_rank_interval"] is few["matching_interval"] is few["matching_alike_interval"] is None
     assert few["recall_interval"] == few["fixed_gallery"]["recall_interval"] == {1: None, 5: None}
@@ -56,7 +56,7 @@ def test_few_videos_carry_no_interval(rng):
 def test_all_intervals_of_a_part_share_its_resamples(rng, monkeypatch):
     made = []
     resample = parts.intervals.resample
-    monkeypatch.setattr(parts.intervals, "resample", lambda videos: made.append(videos) or resample(videos))
+    monkeypatch.setattr(parts.intervals, "resample", lambda people: made.append(people) or resample(people))
     faces = rng.normal(size=(30, 8))
     score(faces, faces, np.zeros(8), faces[0], (1, 5, 10), 10)
     assert len(made) == 1

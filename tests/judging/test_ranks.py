@@ -13,7 +13,7 @@ from utils import InputError
 GALLERIES = st.integers(2, 9).flatmap(
     lambda n: st.tuples(
         *[hnp.arrays(np.float32, (n, 3), elements=st.integers(-3, 3).map(float))] * 2,
-        st.lists(st.sampled_from("abcdefghij"), min_size=n, max_size=n).filter(lambda videos: len(set(videos)) > 1),
+        st.lists(st.sampled_from("abcdefghij"), min_size=n, max_size=n).filter(lambda people: len(set(people)) > 1),
     )
 )
 
@@ -27,11 +27,11 @@ def cosine(a, b):
     return Fraction(0) if norms == 0 else Fraction(dot * abs(dot), norms)
 
 
-def brute_force(voices, faces, videos):
+def brute_force(voices, faces, people):
     """Yield the rank, better and others of each voice, from one face at a time."""
     for i, voice in enumerate(voices):
-        others = [face for face, video in zip(faces, videos) if video != videos[i]]
-        own = max(cosine(voice, face) for face, video in zip(faces, videos) if video == videos[i])
+        others = [face for face, person in zip(faces, people) if person != people[i]]
+        own = max(cosine(voice, face) for face, person in zip(faces, people) if person == people[i])
         yield (
             1 + sum(cosine(voice, face) >= own for face in others),
             sum(cosine(voice, face) >= cosine(voice, faces[i]) for face in others),
@@ -49,12 +49,12 @@ def test_ranks_equal_brute_force(gallery):
 
 @given(GALLERIES, st.integers(1, 12))
 def test_recall_equals_brute_force(gallery, k):
-    """By the definition: a face of the voice's video is among the first k, and ties count against the model."""
-    voices, faces, videos = gallery
+    """By the definition: a face of the voice's person is among the first k, and ties count against the model."""
+    voices, faces, people = gallery
     hits = 0
     for i, voice in enumerate(voices):
-        order = sorted(range(len(faces)), key=lambda j: (-cosine(voice, faces[j]), videos[j] == videos[i]))
-        hits += any(videos[j] == videos[i] for j in order[:k])
+        order = sorted(range(len(faces)), key=lambda j: (-cosine(voice, faces[j]), people[j] == people[i]))
+        hits += any(people[j] == people[i] for j in order[:k])
     assert recall_at_k(rank(*gallery).ranks, k) == pytest.approx(hits / len(voices))
 
 
@@ -81,11 +81,11 @@ def test_ties_count_against_the_model():
     assert rank(faces, faces).matching.tolist() == [0.5, 0.5, 1]
 
 
-def test_several_clips_of_a_video():
+def test_several_clips_of_a_person():
     faces = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 1, 0], [0, 0, 1]], np.float32)
     voices = np.array([[0, 1, 0.1], [0.8, 0.1, 0], [0, 1, 0], [0, 0, 1]], np.float32)
     ranking = rank(voices, faces, ["a", "a", "b", "c"])
-    assert ranking.ranks.tolist() == [2, 1, 1, 1]  # the second face of the first voice's video is behind b's only
+    assert ranking.ranks.tolist() == [2, 1, 1, 1]  # the second face of the first voice's person is behind b's only
     assert ranking.better.tolist() == [2, 0, 0, 0]  # the own face is behind c's too
     assert ranking.others.tolist() == [2, 2, 3, 3] and ranking.matching.tolist() == [0, 1, 1, 1]
     with pytest.raises(ValueError, match="at least two"):
@@ -110,9 +110,9 @@ def test_ranks_of_a_large_gallery(rng, monkeypatch):
         rank(faces * math.nan, faces)
 
 
-def ranking_of(videos, better=0):
-    n = len(videos)
-    others = np.array([sum(video != other for other in videos) for video in videos])
+def ranking_of(people, better=0):
+    n = len(people)
+    others = np.array([sum(person != other for other in people) for person in people])
     return Ranking(np.ones(n, int), np.full(n, better), np.zeros(n, int), others, np.ones(n, int))
 
 
@@ -120,9 +120,9 @@ def test_chance(rng):
     fifty = ranking_of(range(50))
     assert chance_at_k(fifty, 5) == pytest.approx(0.1)
     assert chance_at_k(fifty, 50) == chance_at_k(fifty, 100) == 1
-    videos = np.array(list("aaabbc"))
-    hits = np.array([[(videos[rng.permutation(6)[:2]] == video).any() for video in videos] for _ in range(4000)])
-    assert chance_at_k(ranking_of(videos), 2) == pytest.approx(hits.mean(), abs=0.01)
+    people = np.array(list("aaabbc"))
+    hits = np.array([[(people[rng.permutation(6)[:2]] == person).any() for person in people] for _ in range(4000)])
+    assert chance_at_k(ranking_of(people), 2) == pytest.approx(hits.mean(), abs=0.01)
 
 
 def test_recall_in_a_fixed_gallery_is_that_of_random_galleries(rng):

@@ -17,7 +17,7 @@ def row_of(n, ks, seed=0):
 
 HAND_MADE = {
     "gallery": 40,
-    "videos": 40,
+    "people": 40,
     "recall": {1: 0.5, 10: 1.0},
     "chance": {1: 0.025, 10: 0.25},
     "mean_face": {1: 0, 10: 0.3},
@@ -110,7 +110,7 @@ def test_no_row_of_intervals_where_there_are_none():
     rows["test"] |= {"chance": {1: 0, 5: 0}, "mean_face": {1: 0, 5: 0}}
     assert tables.screen_table({"val": row}).count("95 %") == 0 and tables.screen_table(rows).count("95 %") == 1
     assert "95 % interval" not in tables.as_markdown(tables.table({"train": row}))
-    said = "No interval and no check of R@1 for leaks with fewer than 20 videos: Val (12)."
+    said = "No interval and no check of R@1 for leaks with fewer than 20 people: Val (12)."
     assert said in tables.notes(rows) and not any("No interval" in note for note in tables.notes({"test": HAND_MADE}))
     assert max(map(len, tables.screen_notes(rows).splitlines())) <= 100
 

@@ -28,10 +28,10 @@ class World:
         self.lengths = np.exp(rng.normal(size=n) / 2).astype(np.float32)
         self.truth = 1 / (1 + np.exp(-(1 + 1.2 * np.log(self.lengths) - 4 * (noise - 0.35))))
         self.matching = rng.binomial(40, self.truth) / 40
-        self.videos = [f"v{number}" for number in range(n)]
+        self.people = [f"v{number}" for number in range(n)]
 
     def fit(self):
-        return certainty.fit(self.halves, self.lengths, self.matching, self.videos, SPEAKER)
+        return certainty.fit(self.halves, self.lengths, self.matching, self.people, SPEAKER)
 
     def judged(self, fitted):
         return [fitted.judge(halves, length) for halves, length in zip(self.halves, self.lengths)]
@@ -90,7 +90,7 @@ def test_axes_whiten_voices(fitted):
     voices = (World(1).halves.mean(axis=1) - fitted.mean) @ fitted.axes.T
     assert fitted.axes.shape == (E, E)
     np.testing.assert_allclose(np.cov(voices.T, bias=True), np.eye(E), atol=1e-3)
-    assert certainty.fit(*(of[:40] for of in (FRESH.halves, FRESH.lengths, FRESH.matching, FRESH.videos))).axes.shape == (10, E)
+    assert certainty.fit(*(of[:40] for of in (FRESH.halves, FRESH.lengths, FRESH.matching, FRESH.people))).axes.shape == (10, E)
 
 
 def test_two_speakers_are_told_and_one_is_not(fitted):
@@ -114,7 +114,7 @@ def test_only_the_columns_that_tell_speakers_apart_count(fitted):
     halves = LONG.halves[:100].copy()
     halves[:, ::2, : SPEAKER[0]] -= 10
     assert np.mean([fitted.judge(of, 1.0).several_speakers for of in halves]) < 0.05
-    of_all = certainty.fit(FRESH.halves, FRESH.lengths, FRESH.matching, FRESH.videos)
+    of_all = certainty.fit(FRESH.halves, FRESH.lengths, FRESH.matching, FRESH.people)
     assert of_all.speaker.tolist() == [0, E] and fitted.speaker.tolist() == [*SPEAKER]
     assert np.mean([of_all.judge(of, 1.0).several_speakers for of in halves]) > 0.95
 
@@ -136,7 +136,7 @@ def test_the_regression_finds_its_own_slopes(rng):
     assert np.isfinite(few).all() and np.abs(few[1:]).max() < 3
 
 
-def test_clips_of_a_video_are_in_one_fold():
+def test_clips_of_a_person_are_in_one_fold():
     """Thirty clips of each of five people: were they in several folds, these clips would seem to be usual voices."""
     rng = np.random.default_rng(0)
     voices = 5 * rng.normal(size=(5, 1, 1, E)) + 0.1 * rng.normal(size=(5, 30, 2, E))
@@ -147,11 +147,11 @@ def test_clips_of_a_video_are_in_one_fold():
     assert np.median(together.distances) > 5 * np.median(apart.distances)
 
 
-@pytest.mark.parametrize("n, n_videos", [(1, 1), (2, 1), (2, 2), (3, 3), (7, 1), (12, 4)])
-def test_few_clips_and_few_videos(n, n_videos):
+@pytest.mark.parametrize("n, n_people", [(1, 1), (2, 1), (2, 2), (3, 3), (7, 1), (12, 4)])
+def test_few_clips_and_few_people(n, n_people):
     """As the validation set of a small trial: all numbers are finite."""
-    videos = [f"v{number % n_videos}" for number in range(n)]
-    fitted = certainty.fit(FRESH.halves[:n], FRESH.lengths[:n], np.full(n, 0.5), videos)
+    people = [f"v{number % n_people}" for number in range(n)]
+    fitted = certainty.fit(FRESH.halves[:n], FRESH.lengths[:n], np.full(n, 0.5), people)
     assert all(np.isfinite(of).all() and of.dtype in (np.float32, np.int64) for of in dataclasses.astuple(fitted))
     judged = fitted.judge(LONG.halves[0], 1.0)
     assert judged.matching == pytest.approx(0.5, abs=1e-3) and np.isfinite(judged.agreement)

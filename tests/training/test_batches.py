@@ -3,7 +3,7 @@ import pytest
 
 from clips import feature_files
 from training import epochs
-from training.batches import PREDICTION_CLIPS, Crops, clip_batches, predict_features, training_batches, video_numbers
+from training.batches import PREDICTION_CLIPS, Crops, clip_batches, person_numbers, predict_features, training_batches
 from training.losses import loss_function
 from utils import N_BINS, N_FRAMES, InputError
 from voices.backend import tf
@@ -46,8 +46,8 @@ def test_training_takes_each_clip_once_an_epoch(ten_clips):
     for epoch in range(3):
         parts = steps(*ten_clips, 2 * epoch, 2 * epoch + 2)
         assert [x.shape for x, *_ in parts] == [(4, 300, N_BINS, 2)] * 2
-        spectrograms, features, videos = (np.concatenate(part) for part in zip(*parts))
-        assert videos.tolist() == [i // 2 for i in features[:, 0]]  # and its video
+        spectrograms, features, people = (np.concatenate(part) for part in zip(*parts))
+        assert people.tolist() == [i // 2 for i in features[:, 0]]  # and its person
         assert features[:, 0].tolist() == spectrograms[:, 5, 1, 0].tolist()  # a clip keeps its feature
         assert (np.diff(spectrograms[:, :, 0, 0].astype(float), axis=1) == 1).all()  # the frames of a crop are consecutive
         orders.append(tuple(features[:, 0]))
@@ -100,8 +100,8 @@ def test_several_machines_share_each_batch(ten_clips, first, monkeypatch):
             np.testing.assert_array_equal(values, np.concatenate(of_both))
 
 
-def test_videos_are_numbered_as_they_appear():
-    assert video_numbers(["b_0-6", "a_0-6", "b_9-15", "c_0-6", "a_7-9"]).tolist() == [0, 1, 0, 2, 1]
+def test_people_are_numbered_as_they_appear():
+    assert person_numbers(["b_0-6", "a_0-6", "b_9-15", "c_0-6", "a_7-9"]).tolist() == [0, 1, 0, 2, 1]
 
 
 def test_a_broken_file_is_named(ten_clips):

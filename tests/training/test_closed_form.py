@@ -77,19 +77,19 @@ def test_equal_faces_cause_no_division_by_zero(rng):
 
 
 @pytest.mark.parametrize("whitening", [0, 0.5])
-def test_cross_validation_equals_a_fit_without_each_video(rng, whitening):
-    """Each video is left out by hand: ridge regression with an intercept, on the same whitened targets and penalty."""
+def test_cross_validation_equals_a_fit_without_each_person(rng, whitening):
+    """Each person is left out by hand: ridge regression with an intercept, on the same whitened targets and penalty."""
     x, y = example(rng, n=24)
-    videos = [f"v{number}" for number in (0, 1, 2, 2, 3, 4, 4, 4, *range(5, 21))]
+    people = [f"v{number}" for number in (0, 1, 2, 2, 3, 4, 4, 4, *range(5, 21))]
     moments, penalty = moments_of(x, y), 0.3
-    (found,) = closed_form.left_out(moments, x, y, videos, [penalty], whitening)
+    (found,) = closed_form.left_out(moments, x, y, people, [penalty], whitening)
     covariance = np.cov(y.T, bias=True)
     variances, axes = np.linalg.eigh(covariance + np.trace(covariance) / len(covariance) * np.eye(len(covariance)))
     targets = (y - y.mean(axis=0)) @ (axes * variances**-whitening) @ axes.T
     ridge = penalty * len(x) * np.mean(np.var(x, axis=0)) * np.eye(x.shape[1])
     expected = np.empty_like(y)
-    for video in set(videos):
-        left = np.array([of == video for of in videos])
+    for person in set(people):
+        left = np.array([of == person for of in people])
         mean_x, mean_target = x[~left].mean(axis=0), targets[~left].mean(axis=0)
         others = x[~left] - mean_x
         slopes = np.linalg.solve(others.T @ others + ridge, others.T @ (targets[~left] - mean_target))
@@ -104,11 +104,11 @@ def test_cross_validation_equals_a_fit_without_each_video(rng, whitening):
 def test_cross_validation_finds_nothing_where_there_is_nothing(rng):
     """Random voices match as often as not, though the head fitted on them matches nearly all of its own people."""
     x, y = rng.normal(size=(300, 60)), rng.normal(size=(300, 10))
-    moments, videos = moments_of(x, y), [str(number // 2) for number in range(300)]
-    for voices in closed_form.left_out(moments, x, y, videos, closed_form.PENALTIES, 0.5):
-        assert rank(voices - y.mean(axis=0), y - y.mean(axis=0), videos).matching.mean() == pytest.approx(0.5, abs=0.04)
+    moments, people = moments_of(x, y), [str(number // 2) for number in range(300)]
+    for voices in closed_form.left_out(moments, x, y, people, closed_form.PENALTIES, 0.5):
+        assert rank(voices - y.mean(axis=0), y - y.mean(axis=0), people).matching.mean() == pytest.approx(0.5, abs=0.04)
     ((kernel, bias),) = closed_form.heads(moments, [0.01], 0.5)
-    assert rank(x @ kernel + bias - y.mean(axis=0), y - y.mean(axis=0), videos).matching.mean() > 0.7
+    assert rank(x @ kernel + bias - y.mean(axis=0), y - y.mean(axis=0), people).matching.mean() > 0.7
 
 
 def test_of_penalties_that_tie_the_largest_is_chosen():
@@ -116,18 +116,18 @@ def test_of_penalties_that_tie_the_largest_is_chosen():
     assert closed_form.best_penalty([0.9, 0.8]) == 0
 
 
-def test_few_people_are_counted_by_video():
+def test_few_people_are_counted_by_person():
     clips = [f"v{number}_0-6" for number in range(closed_form.FEW_PEOPLE)]
     assert not closed_form.has_few_people(clips)
     assert closed_form.has_few_people([*clips[1:], "v1_7-13"])
 
 
-def test_a_sample_has_whole_videos():
+def test_a_sample_has_whole_people():
     clips = [f"v{number // 3:02}_{number % 3}-9" for number in range(90)]
-    some = closed_form.some_videos(clips, 20)
-    assert len(some) == 18 and some == sorted(some) and closed_form.some_videos(clips, 90) == clips
+    some = closed_form.some_people(clips, 20)
+    assert len(some) == 18 and some == sorted(some) and closed_form.some_people(clips, 90) == clips
     assert some != clips[:18]
-    assert {utils.video_of(clip) for clip in some} & {utils.video_of(clip) for clip in set(clips) - set(some)} == set()
+    assert {utils.person_of(clip) for clip in some} & {utils.person_of(clip) for clip in set(clips) - set(some)} == set()
 
 
 @pytest.mark.parametrize("few_people, cross_validated", [(5, False), (6, True)])
@@ -203,10 +203,10 @@ def test_the_speaker_encoder_is_fitted_in_closed_form(speaker_run, demo_data):
     moments = closed_form.Moments.zero(256 + 192 + 1024, 128)
     for part in clips:
         moments.add(embeddings[part], found[part][1])
-    videos = [utils.video_of(clip) for part in clips for clip in clips[part]]
+    people = [utils.person_of(clip) for part in clips for clip in clips[part]]
     x, faces = (np.concatenate([of["train"], of["val"]]) for of in (embeddings, {p: f[1] for p, f in found.items()}))
-    predictions = [*closed_form.left_out(moments, x, faces, videos, closed_form.PENALTIES, train.Options.whitening)]
-    scores = [rank(voices - centre, faces - centre, videos).matching.mean() for voices in predictions]
+    predictions = [*closed_form.left_out(moments, x, faces, people, closed_form.PENALTIES, train.Options.whitening)]
+    scores = [rank(voices - centre, faces - centre, people).matching.mean() for voices in predictions]
     best = np.flatnonzero(np.isclose(scores, max(scores)))[-1]
     chosen = closed_form.PENALTIES[best]
     population = setup.population(demo_data, clips["train"], 128, SEED)

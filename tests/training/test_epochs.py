@@ -31,7 +31,7 @@ def test_validation_compares_directions_from_the_centre(rng):
     directions = rng.normal(size=(6, 8)).astype(np.float32)
     predicted = centre + 0.1 * directions, centre + directions
     clips = [f"{name}_1" for name in "abcdef"]
-    scores = epochs.validate(predicted, lambda face, voice, videos: np.abs(face - voice).sum(axis=1), centre, clips, 4)
+    scores = epochs.validate(predicted, lambda face, voice, people: np.abs(face - voice).sum(axis=1), centre, clips, 4)
     assert (scores["val_matching"], scores["val_median_rank"], scores["val_recall"]["1"]) == (1, 1, 1)
     assert scores["val_loss"] == pytest.approx(0.9 * np.abs(directions).sum(axis=1).mean(), rel=1e-3)
     assert scores["val_gallery"] == 6 and scores["val_chance"]["1"] == pytest.approx(1 / 6)
@@ -154,7 +154,7 @@ def test_the_last_line_names_the_best_epoch(tmp_path):
 
 
 def test_the_validation_loss_compares_different_people(rng):
-    """10 clips each of 50 videos, by name: an encoder that tells all voices apart is far better than one that ignores them."""
+    """10 clips each of 50 people, by name: an encoder that tells all voices apart is far better than one that ignores them."""
     faces = rng.normal(size=(50, 1, 16)) + 0.1 * rng.normal(size=(50, 10, 16))  # of one person nearly the same
     faces = faces.reshape(500, 16).astype(np.float32)
     clips = [f"v{number // 10:02}_{number % 10}-9" for number in range(500)]
@@ -162,7 +162,7 @@ def test_the_validation_loss_compares_different_people(rng):
     for voices in (faces, np.ones_like(faces) + 1e-3 * faces):
         predicted = voices, faces
         found.append(epochs.validate(predicted, loss, np.zeros(16, np.float32), clips, 16)["val_loss"])
-    assert found[0] < 0.1 and found[1] > 3.5  # in the order of names, with clips of the same video: 1.94 and 3.23
+    assert found[0] < 0.1 and found[1] > 3.5  # in the order of names, with clips of the same person: 1.94 and 3.23
     again = epochs.validate(predicted, loss, np.zeros(16, np.float32), clips, 16)["val_loss"]
     assert again == found[1]  # after each epoch in the same batches
 
@@ -177,7 +177,7 @@ def test_voices_are_measured_by_the_halves_of_their_clips(random_data, rng, monk
     spectrograms = [feature_files.load_spectrogram(random_data, clip).astype(np.float32) for clip in clips]
     for most, chosen in ((600, [*range(9)]), (3, [0, 4, 8])):
         monkeypatch.setattr(epochs, "UNSEEN_CLIPS", most)
-        halves, lengths, matching, videos, speaker = epochs.unseen_voices(encoder, random_data, (clips, voices, faces), centre)
+        halves, lengths, matching, people, speaker = epochs.unseen_voices(encoder, random_data, (clips, voices, faces), centre)
         assert halves.shape == (len(chosen), 2, layer.output.shape[-1]) and speaker == (0, halves.shape[-1])
         for of, number in zip(halves, chosen):
             both = np.stack([spectrograms[number][:299], spectrograms[number][299:]])
@@ -187,14 +187,14 @@ def test_voices_are_measured_by_the_halves_of_their_clips(random_data, rng, monk
         cosines = cosine_similarity((voices - centre)[chosen], (faces - centre)[chosen])
         beaten = (cosines < np.diag(cosines)[:, None]).sum(axis=1) / (len(chosen) - 1)
         np.testing.assert_allclose(matching, beaten)
-        assert videos == [clips[number].rpartition("_")[0] for number in chosen]
+        assert people == [clips[number].rpartition("_")[0] for number in chosen]
 
 
-def test_clips_of_a_single_video_match_by_chance(random_data):
+def test_clips_of_a_single_person_match_by_chance(random_data):
     clip = feature_files.ready_clips(random_data)[0]
     ones = np.ones((1, 128), np.float32)
-    halves, lengths, matching, videos, _ = epochs.unseen_voices(
+    halves, lengths, matching, people, _ = epochs.unseen_voices(
         model.voice_encoder(128, 0.03), random_data, ([clip], ones, ones), np.zeros(128, np.float32)
     )
-    assert halves.shape[:2] == (1, 2) and matching == [0.5] and videos == ["person0"]
+    assert halves.shape[:2] == (1, 2) and matching == [0.5] and people == ["person0"]
     assert lengths == pytest.approx([128**0.5])

@@ -44,8 +44,8 @@ def test_contrastive_loss_equals_a_hand_computation(rng):
     np.testing.assert_allclose(contrastive_loss(face, voice, np.arange(5)), np.mean(by_hand, axis=0), rtol=1e-3, atol=1e-4)
 
 
-def test_clips_of_one_video_are_not_told_apart(rng):
-    """Clips 0, 2 and 3 are of one video: each has the clips 1 and 4 as its only negatives."""
+def test_clips_of_one_person_are_not_told_apart(rng):
+    """Clips 0, 2 and 3 are of one person: each has the clips 1 and 4 as its only negatives."""
     face, voice = rng.normal(size=(2, 5, 7)).astype(np.float32)
     cosine = normalise(voice) @ normalise(face).T
     by_hand = []
@@ -59,11 +59,11 @@ def test_clips_of_one_video_are_not_told_apart(rng):
 def test_directions_are_compared_from_the_centre(rng):
     face, voice = rng.normal(size=(2, 5, 7)).astype(np.float32)
     centre = rng.normal(size=7).astype(np.float32)
-    videos = np.arange(5)
-    for name, plain in (("l2", l2_loss(face, voice)), ("contrastive", contrastive_loss(face, voice, videos))):
+    people = np.arange(5)
+    for name, plain in (("l2", l2_loss(face, voice)), ("contrastive", contrastive_loss(face, voice, people))):
         loss = loss_function(name, centre)
-        np.testing.assert_allclose(loss(face + centre, voice + centre, videos), plain, rtol=1e-3, atol=1e-5)
-        assert np.abs(loss(face, voice, videos) - plain).max() > 0.01
+        np.testing.assert_allclose(loss(face + centre, voice + centre, people), plain, rtol=1e-3, atol=1e-5)
+        assert np.abs(loss(face, voice, people) - plain).max() > 0.01
     np.testing.assert_array_equal(loss_function("l1", centre)(face, voice), l1_loss(face, voice))
 
 
@@ -109,15 +109,15 @@ def test_total_loss_requires_an_intact_weight_file(small_fc8):
 def test_gradients_are_those_of_finite_differences(name, small_fc8, rng):
     """Along random directions, within the accuracy of float32."""
     face, voice, direction = rng.normal(size=(3, 4, 4096)).astype(np.float32)
-    loss, videos = loss_function(name, 0.1 * rng.normal(size=4096).astype(np.float32), vggface.fc8), np.array([0, 1, 2, 1])
+    loss, people = loss_function(name, 0.1 * rng.normal(size=4096).astype(np.float32), vggface.fc8), np.array([0, 1, 2, 1])
     direction *= 64 / np.linalg.norm(direction)
     with tf.GradientTape() as tape:
         voice = tf.constant(voice)
         tape.watch(voice)
-        value = tf.reduce_mean(loss(face, voice, videos))
+        value = tf.reduce_mean(loss(face, voice, people))
     slope = float(tf.reduce_sum(tape.gradient(value, voice) * direction))
     step = 0.02
-    above, below = (float(np.mean(loss(face, voice + sign * step * direction, videos))) for sign in (1, -1))
+    above, below = (float(np.mean(loss(face, voice + sign * step * direction, people))) for sign in (1, -1))
     assert slope == pytest.approx((above - below) / (2 * step), rel=0.02, abs=2e-3 * abs(float(value)))
     assert abs(slope) > 1e-4
 
