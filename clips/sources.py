@@ -104,7 +104,7 @@ def photos_of(
     """Find the photos in a folder. Args and Raises as `rows_of`; a shard is a part of the people."""
     i, n_shards = shard
     found, notes = photos.find_photos(folder, limit)
-    mine = [photo for photo in found if records.shard_of(photo.video_id, n_shards) == i]
+    mine = [photo for photo in found if records.shard_of(photo.person, n_shards) == i]
     manifest = _manifest_of(data, settings.face_model)
 
     def tasks(record, count):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import utils
-from clips import photos, records
+from clips import folders, photos, records
 from utils import InputError
 
 
@@ -53,7 +53,7 @@ def test_photos_of_people_and_of_folders_of_people(tmp_path):
     }
     folder = photos_in(tmp_path, *expected, "A_B/film.mp4", ".hidden.jpg", "A_B/.2.jpg", ".x/1.jpg", "dir.jpg/a.txt")
     found, notes = photos.find_photos(folder)
-    assert {str(photo.path.relative_to(tmp_path)): (photo.clip, photo.video_id) for photo in found} == expected
+    assert {str(photo.path.relative_to(tmp_path)): (photo.clip, photo.person) for photo in found} == expected
     assert [photo.path for photo in found] == sorted(tmp_path / name for name in expected)
     assert notes == [f"left out of {tmp_path}: files of other kinds 2 (.mp4 1, .txt 1)"]
     assert photos.find_photos(tmp_path, 3)[0] == found[:3]
@@ -90,7 +90,7 @@ def test_names_of_other_bytes(tmp_path):
         os.mkdir(os.fsencode(tmp_path) + b"/" + name)
         open(os.fsencode(tmp_path) + b"/" + name + b"/1.jpg", "w").close()
     found, _ = photos.find_photos(tmp_path)
-    people = [photo.video_id for photo in found]
+    people = [photo.person for photo in found]
     assert people == [f"Ren-{hashlib.sha256(name).hexdigest()[:8]}" for name in (b"Ren\xe8", b"Ren\xe9")]
     assert all(photo.path.is_file() and photo.clip.encode() for photo in found)
 
@@ -143,7 +143,7 @@ def test_numbered_photos_show_the_person_that_they_are_named_for(tmp_path):
         "Max_0007.jpg": "Max_0007",
     }
     (note,) = photos.find_photos(tmp_path)[1]
-    assert note.startswith("7 photos named <person>_<number>, such as Abba_Eban_0001, show 4 people; where this is wrong, ")
+    assert note.startswith("7 files named <person>_<number>, such as Abba_Eban_0001, are of 4 people; where this is wrong, ")
     assert photos.find_photos(tmp_path, 2)[0][1].clip == "Abba_Eban_0001"  # whether or not the others are read
 
 
@@ -153,8 +153,8 @@ def test_numbers_of_cameras_make_nobody_the_same(tmp_path):
     people = people_in(tmp_path, *files)
     assert len(set(people.values())) == len(files) and people["IMG_0001.jpg"] == "IMG_0001"
     (note,) = photos.find_photos(tmp_path)[1]
-    assert note.startswith("12 photos with a number and no person's name, such as 2020_1, show a person each; where this is ")
-    assert note.endswith("put the photos of each person into a folder of their own")
+    assert note.startswith("12 files with a number and no person's name, such as 2020_1, are of a person each; where this is ")
+    assert note.endswith("put the files of each person into a folder of their own")
 
 
 # ---------------------------------------------------------------- links
@@ -169,11 +169,11 @@ def test_links_are_followed_once(tmp_path):
     for name, target in links.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).symlink_to(target)
-    found, left_out = photos.photos_under(folder)
-    assert [str(path.relative_to(folder)) for path in found] == ["Ann/1.jpg", "Bob/more/Bob/3.jpg", "Cy.jpg", "Zoe/1.jpg"]
+    found, left_out = folders.files_under(folder, photos.SUFFIXES)
+    assert found == ["Ann/1.jpg", "Bob/more/Bob/3.jpg", "Cy.jpg", "Zoe/1.jpg"]
     assert "links to nothing 2 (Zoe/self)" in left_out or "links to nothing 2 (gone)" in left_out
-    assert "links to folders already listed 2 (" in left_out and "links to photos already listed 2 (Al.jpg)" in left_out
-    people = [photo.video_id for photo in photos.find_photos(folder)[0]]
+    assert "links to folders already listed 2 (" in left_out and "links to files already listed 2 (Al.jpg)" in left_out
+    people = [photo.person for photo in photos.find_photos(folder)[0]]
     assert people == ["Ann", "Bob", "Cy", "Zoe"]
 
 
@@ -188,8 +188,8 @@ def test_what_is_no_file_or_may_not_be_read_is_left_out(tmp_path, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
-    found, left_out = photos.photos_under(folder)
-    assert found == [folder / "a.jpg"]
+    found, left_out = folders.files_under(folder, photos.SUFFIXES)
+    assert found == ["a.jpg"]
     assert left_out == "special files 1 (pipe.jpg), folders that may not be read 1 (closed)"
 
 

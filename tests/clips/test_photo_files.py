@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, ffmpeg
 from PIL import Image, ImageCms, ImageFile
 
-from clips import detection, photos
+from clips import detection, folders, photos
 from clips.reasons import Skip
 
 CASES = ROOT.parent / "shared" / "cases" / "photos"
@@ -134,9 +134,9 @@ def test_formats_of_phones_and_of_the_web(face, tmp_path):
 def test_every_suffix_is_found_whatever_the_file_holds(face, tmp_path):
     for suffix in photos.SUFFIXES:
         (tmp_path / f"a{suffix.upper()}").write_bytes(saved(face, "PNG"))
-    found, left_out = photos.photos_under(tmp_path)
+    found, left_out = folders.files_under(tmp_path, photos.SUFFIXES)
     assert len(found) == len(photos.SUFFIXES) and left_out == ""
-    for path in found:
+    for path in map(tmp_path.joinpath, found):
         np.testing.assert_array_equal(photos.read_photo(path), face)
 
 

@@ -1,0 +1,234 @@
+"""Files in a folder of people: which there are, whom they show, and the names of the clips made of them.
+
+Never imports TensorFlow. Paths are text, for there may be millions.
+"""
+
+import collections
+import functools
+import hashlib
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+import utils
+
+MAX_NAME_BYTES = 100  # of a person's name and of the rest of a clip's: together they become a file name
+HASH_LETTERS = 8  # of the hash that tells names apart whose letters were replaced
+# Words before the number in names that cameras and programs give: such names say nothing about people.
+FILE_WORDS = """
+    at audio bild camera cimg clip copy dcim dji dsc dscf dsci dscn face faces file fig figure film foto frame gopr gx id im
+    image images img imgp item kopie memo mg mov movie mvi new no number pano people person photo photos pic pict picture
+    portrait pxl rec recording sam sample scan screen screenshot shot snapshot sound speech subject take test thumb track
+    train untitled user val vid video voice wa whatsapp wp
+"""
+# Words of folders above those of people, as data sets have them: dev/mp4/<person>, vox1_test_wav/wav/<person>.
+WRAPPER_WORDS = """
+    aac all audio audios clips data dataset dev face faces flac frames frontal image images m4a mp3 mp4 photos raw test
+    train txt unzippedfaces val vgg video videos voice voices vox1 vox2 voxceleb voxceleb1 voxceleb2 wav
+"""
+_AUTHORS_NAME = re.compile(r"(.+)_(\d{3,}\.\d{6}-\d{3,}\.\d{6})")  # of a clip, as utils.clip_name forms it
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Files.
+
+
+def files_under(folder: Path, suffixes) -> tuple[list[str], str]:
+    """Find the files with certain suffixes in a folder and its subfolders. Links are followed; hidden ones do not count.
+
+    Args:
+        folder: the folder.
+        suffixes: in lower case, with their dots.
+
+    Returns:
+        Their paths below the folder, sorted part by part, each file under one path; and in words what was left out and why,
+        "" if nothing was.
+    """
+    files, linked_files, seen, suffixes = [], [], set(), frozenset(suffixes)
+    other_kinds, left_out = collections.Counter(), collections.defaultdict(list)
+    folders, linked_folders = [""], []  # a folder is listed under its own path rather than that of a link to it
+    while folders or linked_folders:
+        here = folders.pop() if folders else linked_folders.pop(0)
+        if _is_again(folder / here, seen):
+            left_out["links to folders already listed"].append(here)
+            continue
+        try:
+            listing = os.scandir(folder / here)
+        except PermissionError:
+            left_out["folders that may not be read"].append(here)
+            continue
+        prefix, found_links = f"{here}/" if here else "", []
+        with listing:
+            for entry in listing:
+                name = entry.name
+                if name.startswith("."):
+                    continue
+                path, is_link = prefix + name, entry.is_symlink()
+                if _leads_to(os.DirEntry.is_dir, entry):
+                    (found_links if is_link else folders).append(path)
+                elif not _leads_to(os.DirEntry.is_file, entry):
+                    left_out["links to nothing" if is_link else "special files"].append(path)
+                elif (suffix := os.path.splitext(name)[1].lower()) not in suffixes:
+                    other_kinds[suffix or "no suffix"] += 1
+                else:
+                    (linked_files if is_link else files).append(path)
+        linked_folders += sorted(found_links)
+    if linked_files:
+        for path in files:
+            _is_again(folder / path, seen)
+        for path in sorted(linked_files, key=_by_parts):
+            (left_out["links to files already listed"] if _is_again(folder / path, seen) else files).append(path)
+    words = [f"{reason} {len(paths)} ({min(paths, key=_by_parts)})" for reason, paths in left_out.items()]
+    if other_kinds:
+        of_kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(other_kinds.items(), key=lambda item: (-item[1], item[0])))
+        words.insert(0, f"files of other kinds {other_kinds.total()} ({of_kinds})")
+    return sorted(files, key=_by_parts), utils.printable(", ".join(words))
+
+
+def _leads_to(kind, entry) -> bool:
+    """Tell whether an entry, or what a link leads to, is of a kind, os.DirEntry.is_dir or is_file; a ring of links is not."""
+    try:
+        return kind(entry)
+    except OSError:
+        return False
+
+
+def _by_parts(path: str) -> str:
+    """Return a key that sorts paths by their parts: what is in the folder `a` before what is in `a b`."""
+    return path.replace("/", "\0")
+
+
+def _is_again(path: Path, seen: set) -> bool:
+    """Tell whether a file or folder, or what a link leads to, is among those seen; add it to them."""
+    status = os.stat(path)
+    key = (status.st_dev, status.st_ino)
+    again = key in seen
+    seen.add(key)
+    return again
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# People.
+
+
+def without_suffix(path: str) -> str:
+    """Return a path below a folder without its suffix, with accents as NFC composes them: what people are told apart by."""
+    return unicodedata.normalize("NFC", os.path.splitext(path)[0])
+
+
+def people_of(names: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Tell the people in a folder apart, by paths of `without_suffix`.
+
+    A subfolder holds what there is of one person; folders such as dev/mp4 above those of people are passed over. A file beside
+    the subfolders is of the person that it is named for. Several such files named `<person>_<number>` are of one person, and so
+    are those of one id that are named as the clips of a csv.
+
+    Returns:
+        For each path the person, and the rest of the path, "" if that is all; and lines that say what was assumed.
+    """
+    notes, wrappers, inner = [], set(), []
+    for name in names:
+        head, slash, tail = name.partition("/")
+        while "/" in tail and _is_wrapper(head):
+            wrappers.add(head)
+            head, slash, tail = tail.partition("/")
+        inner.append((head, tail) if slash else (name, None))
+    numbered = {name: _split_number(name) for name, rest in inner if rest is None and not _AUTHORS_NAME.fullmatch(name)}
+    counts = collections.Counter(name for name, number in numbered.values() if number)
+    others = {name for name, rest in inner if rest is not None or name not in numbered or not numbered[name][1]}
+    shared = {name: n for name, n in counts.items() if n > 1 or name in others}
+    of_people = {name: n for name, n in shared.items() if _says_who(name)}
+    people, known = [], {}
+    for name, rest in inner:
+        if rest is None:
+            authors = _AUTHORS_NAME.fullmatch(name)
+            person, number = authors.groups() if authors else numbered[name]
+            name, rest = (person, number) if authors or person in of_people else (name, "")
+        people.append((known.setdefault(name, name), rest))  # one text for each person
+    advice = "where this is wrong, put the files of each person into a folder of their own"
+    if of_people:
+        example = next(name for name, (person, number) in numbered.items() if number and person in of_people)
+        n = sum(of_people.values())
+        notes.append(f"{n} files named <person>_<number>, such as {example}, are of {len(of_people)} people; {advice}")
+    if len(shared) > len(of_people):
+        example = next(name for name, (of, number) in numbered.items() if number and of in shared and of not in of_people)
+        n = sum(shared.values()) - sum(of_people.values())
+        notes.append(f"{n} files with a number and no person's name, such as {example}, are of a person each; {advice}")
+    if wrappers:
+        notes.append(
+            f"the folders {', '.join(sorted(wrappers))} are taken for parts of a data set, and those in them for people"
+        )
+    return people, notes + _notes_on_case(known)
+
+
+@functools.lru_cache(maxsize=1000)
+def _is_wrapper(folder: str) -> bool:
+    return set(re.findall(r"[^\W_]+", folder.casefold())) <= set(WRAPPER_WORDS.split())
+
+
+def _split_number(name: str) -> tuple[str, str]:
+    """Split the name of a file into a name and the number after it: `Ann_0002`, `Ann-2`, `Ann 2` or `Ann (2)`.
+
+    Without such a number, that is "".
+    """
+    found = re.fullmatch(r"(.*[^\W_])(?:[_ -]+(\d+)| *\((\d+)\))", name, re.S)
+    return (found[1], found[2] or found[3]) if found else (name, "")
+
+
+def _says_who(name: str) -> bool:
+    """Tell whether a name may be a person's: it has a word that is not one of FILE_WORDS."""
+    return bool(set(re.findall(r"[^\W\d_]+", name.casefold())) - set(FILE_WORDS.split()))
+
+
+def _notes_on_case(people) -> list[str]:
+    """Return a line if names of people differ only in case, as files on some drives may not; none otherwise."""
+    spellings = collections.defaultdict(list)
+    for person in sorted(people):
+        spellings[person.casefold()].append(person)
+    same = [names for names in spellings.values() if len(names) > 1]
+    if not same:
+        return []
+    return [f"{' and '.join(same[0])} are taken for different people; where they are one, move their files into one folder"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Names.
+
+
+def clip_name(person: str, rest: str) -> str:
+    """Return the name of the clip made of a file: `<person>_<rest>`, from which `utils.person_of` takes the person.
+
+    Args:
+        person, rest: of `people_of`. In the rest, letters, digits, dots and hyphens stay; runs of others become a hyphen.
+    """
+    kept = rest if _AUTHORS_NAME.fullmatch(f"_{rest}") else re.sub(r"[\W_]+", "-", rest)
+    return f"{person_name(person)}_{_cut(kept)}"
+
+
+def hashed_name(name: str, path: str) -> str:
+    """Return the name of a clip whose own name another file's clip has, such as 1.png beside 1.jpg: a hash is added."""
+    return f"{name}-{_hash(path)}"
+
+
+@functools.lru_cache(maxsize=100_000)
+def person_name(person: str) -> str:
+    """Return the name of a person as a part of file names: the same for the same person, and another one for each other.
+
+    Letters of all scripts with their marks, digits, dots, hyphens and underscores stay. Where others were replaced, or a long
+    name was cut, the name ends in a hash of the whole. Names that differ only in how Unicode composes their accents are one.
+    """
+    person = unicodedata.normalize("NFC", person)
+    kept = "".join(
+        letter if re.match(r"[\w.-]", letter) or unicodedata.category(letter)[0] == "M" else "\0" for letter in person
+    )
+    name = _cut(re.sub("\0+", "-", kept))
+    return name if name == person else f"{name.rstrip('-')}-{_hash(person)}"
+
+
+def _cut(name: str) -> str:
+    return name.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:HASH_LETTERS]
