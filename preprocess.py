@@ -1,8 +1,16 @@
-"""Turn the rows of an AVSpeech csv into training data: clips -> spectrograms, faces and face features. Or photos -> faces.
+"""Turn videos of people talking into training data: spectrograms, faces and face features. Or photos into faces.
 
-Reads a csv without a header whose rows are `YouTube id, start s, end s, x, y`; (x, y) is the centre of the speaker's face at
-the start, as a fraction of width and height. The clip of a row is <videos>/<id>_<start>-<end>.mp4 if that file exists;
-otherwise it is fetched with yt-dlp. Writes for each clip, under --data,
+The material is one of
+
+    --csv       rows `YouTube id, start s, end s, x, y`, as AVSpeech has them; (x, y) is the centre of the speaker's face at the
+                start, as a fraction of width and height, and may be missing. The clip of a row is
+                <videos>/<id>_<start>-<end>.mp4 if that file exists; otherwise it is fetched with yt-dlp.
+    --folder    videos of any format, in a folder for each person, or each named for a person
+    --voices    recordings, and with --faces photos or videos of their speakers, paired by person and by the path below, as
+                VoxCeleb has them
+    --faces     photos of people, for the face decoder
+
+Writes for each clip, under --data,
 
     spectrograms/<clip>.pkl   float16 (598, 257, 2), the input of the voice encoder
     embeddings/<clip>.pkl     float32 (4096,), the face feature of VGG-Face, or (128,) with --face-model dlib
@@ -11,10 +19,12 @@ otherwise it is fetched with yt-dlp. Writes for each clip, under --data,
     landmarks/<clip>.pkl      float32 (68, 2), in pixels of the portrait
     prints/<clip>.pkl         float16 (1760,), by which evaluate.py finds copies of a clip
 
-and one line per row to manifest.csv, with the status `ready` or the reason why the clip was skipped. A second run processes
+and one line per clip to manifest.csv, with the status `ready` or the reason why the clip was skipped. A second run processes
 missing clips only, among them clips skipped for a temporary reason, such as a broken connection or a rate limit.
 
     python preprocess.py --csv avspeech_train.csv
+    python preprocess.py --folder my-videos --data data/mine
+    python preprocess.py --voices wav --faces unzippedFaces --names vox1_meta.csv --data data/vox1
     python preprocess.py --faces photos --data data/photos     # of photos: all but the spectrograms
     python preprocess.py pack                                  # for training on very many clips
 """
@@ -44,13 +54,47 @@ AVSPEECH = "https://looking-to-listen.github.io/avspeech/download.html"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    csv: Path | None = option("csv file of clips, with AVSpeech's five columns", None, "material", metavar="FILE")
-    faces: Path | None = option(
-        "folder of photos, instead of --csv: a subfolder for each person, or photos named for the person, <person>.jpg, or "
-        "<person>_<number>.jpg where there are several; the faces train a decoder",
+    csv: Path | None = option(
+        "csv file of clips, with AVSpeech's five columns, or the first three of them", None, "material", metavar="FILE"
+    )
+    folder: Path | None = option(
+        "folder of videos of people talking: a subfolder for each person, or videos named for the person, <person>.mp4, or "
+        "<person>_<number>.mp4 where there are several",
         None,
         "material",
         metavar="FOLDER",
+    )
+    voices: Path | None = option(
+        "folder of recordings, with the faces of their speakers in the folder --faces: a subfolder for each person in both; a "
+        "recording gets the faces with its own path below the person, or else those of the same folder, or else of the person; "
+        "of several, the features of 5 are averaged",
+        None,
+        "material",
+        metavar="FOLDER",
+    )
+    faces: Path | None = option(
+        "with --voices: folder of photos or videos of the speakers; alone: folder of photos, to train a decoder. A subfolder "
+        "for each person, or photos named for the person, <person>.jpg, or <person>_<number>.jpg where there are several",
+        None,
+        "material",
+        metavar="FOLDER",
+    )
+    names: Path | None = option(
+        "csv that gives people their other names, such as vox1_meta.csv, where --voices and --faces name them differently",
+        None,
+        "material",
+        metavar="FILE",
+    )
+    windows: int = option(
+        "clips of 6 s to take from each file of --folder or --voices, spread over it; raise the number for long files",
+        1,
+        "material",
+        metavar="N",
+    )
+    list: bool = option(
+        "only say what would become of each file of --folder or --voices, and why; nothing is written",
+        False,
+        "material",
     )
     videos: Path | None = option(
         "folder of the clips, cut to start and end; missing clips are fetched into this folder (default: <data>/videos)",
@@ -67,13 +111,22 @@ class Options:
         False,
         "material",
     )
-    limit: int | None = option("process only the first N rows or photos, to try the program out", None, "material", metavar="N")
+    limit: int | None = option(
+        "process only the first N rows, recordings or photos, to try the program out", None, "material", metavar="N"
+    )
     face_model: str = option(
         "network of the face features: vggface is the paper's, and its weights, 580 MB, are downloaded once; dlib is faster "
         "and needs no download",
         "vggface",
         "extraction",
         choices=tuple(FEATURE_SIZE),
+    )
+    speaker: str = option(
+        "whose face is taken where no csv says it: staying is the largest face that is seen through the clip, in a frame a "
+        "second; largest and middle go by the first frame with a face, and are faster",
+        "staying",
+        "extraction",
+        choices=("staying", "largest", "middle"),
     )
     detector: str = option(
         "face detector: cnn examines the clips in which hog finds no speaker once more, and takes about a hundred times as "
@@ -144,8 +197,23 @@ class Options:
     )
 
     def __post_init__(self):
-        found = "both" if self.csv else "neither"
-        check((self.csv is None) != (self.faces is None), f"--csv: expected either --csv or --faces, found {found}")
+        given = [f"--{name}" for name in ("csv", "folder", "voices", "faces") if getattr(self, name)]
+        check(
+            len(given) == 1 or given == ["--voices", "--faces"],
+            f"--csv: expected --csv, --folder, --faces, or --voices and --faces, found {' and '.join(given) or 'none'}",
+        )
+        check(given != ["--voices"], "--voices: expected --faces with it, found none")
+        needed = {
+            "videos": ["--csv"],
+            "any_length": ["--csv"],
+            "windows": ["--folder", "--voices"],
+            "list": ["--folder", "--voices"],
+            "names": ["--voices"],
+        }
+        for name, materials in needed.items():
+            fits = given[0] in materials or getattr(self, name) == getattr(Options, name)
+            check(fits, f"--{name.replace('_', '-')}: expected {' or '.join(materials)} with it, found {given[0]}")
+        check(self.windows >= 1, f"--windows: expected at least 1, found {self.windows}")
         check(self.limit is None or self.limit >= 1, f"--limit: expected at least 1, found {self.limit}")
         shard = re.fullmatch(r"(\d+)/(\d+)", self.shard)
         check(
@@ -250,7 +318,7 @@ def main(argv=None) -> int:
     if isinstance(options, Options):
         check_paths(options)
 
-    from clips import fetch, packs, sources, workers  # after the options, so that --help answers at once
+    from clips import fetch, packs, pairing, sources, workers  # after the options, so that --help answers at once
     from clips.extraction import ExtractionSettings
     from clips.preprocessing import preprocess
 
@@ -259,9 +327,25 @@ def main(argv=None) -> int:
     cookies = options.cookies and fetch.read_cookies(options.cookies)
     fetching = fetch.FetchSettings(options.url_template, options.sleep, options.bytes_per_second(), cookies, options.proxy)
     videos = (options.videos or options.data / "videos").absolute()  # absolute, because the name of a clip may begin with "-"
-    settings = ExtractionSettings(videos, options.detector, options.face_model, fetching, options.any_length)
-    select = sources.rows_of if options.csv else sources.photos_of
-    source = select(options.csv or options.faces, options.data, settings, options.retry, options.limit, options.shard_numbers())
+    settings = ExtractionSettings(videos, options.detector, options.face_model, fetching, options.any_length, options.speaker)
+    rest = options.data, settings, options.retry, options.limit, options.shard_numbers()
+    if options.csv:
+        source = sources.rows_of(options.csv, *rest)
+    elif options.folder or options.voices:
+        found = (
+            pairing.find_videos(options.folder)
+            if options.folder
+            else pairing.pair(options.voices, options.faces, options.names)
+        )
+        if options.list:
+            for line in pairing.listed(found, options.limit):
+                print(line)
+            for note in found.notes:
+                print(f"preprocess: {note}", file=sys.stderr)
+            return 0
+        source = sources.recordings_of(found, options.windows, *rest)
+    else:
+        source = sources.photos_of(options.faces, *rest)
     return preprocess(
         source, options.data, settings, load_networks, options.workers or workers.n_processors(), options.scheduler
     )

@@ -165,6 +165,7 @@ class Found:
     second: float  # when the frame is shown, in s from the start of the clip
     box: tuple[int, int, int, int]  # top, right, bottom, left, pixels of the frame
     detector: str
+    doubt: str = ""  # in words, if another face may be the speaker's
 
 
 def find_face(first: Frame, later_frames, x: float, y: float, detector: str) -> Found:

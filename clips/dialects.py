@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 HEAD_BYTES = 65_536  # of the file, by which its dialect is told
-N_VALUES = 5  # in a row
+N_VALUES, N_VALUES_WITHOUT_CENTRE = 5, 3  # in a row
 SEPARATORS = ("\t", ";", "|", ",")  # the comma last: it may be a decimal comma
 BOMS = {  # UTF-32 first: its mark begins like that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
@@ -36,13 +36,13 @@ def dialect_of(path: Path) -> Dialect:
     lines = [line for line in text.splitlines() if line.strip()]
     if len(head) == HEAD_BYTES:
         lines = lines[:-1]  # cut off
-    counts = collections.Counter(
-        (separator, n)
-        for line in lines
-        for separator in SEPARATORS
-        if (n := line.count(separator) + 1) in (N_VALUES, N_VALUES + 1)
-    )
-    frequent = [(separator, n) for (separator, n), count in counts.items() if count > len(lines) / 2]
+    for numbers in ((N_VALUES, N_VALUES + 1), (N_VALUES_WITHOUT_CENTRE,)):
+        counts = collections.Counter(
+            (separator, n) for line in lines for separator in SEPARATORS if (n := line.count(separator) + 1) in numbers
+        )
+        frequent = [(separator, n) for (separator, n), count in counts.items() if count > len(lines) / 2]
+        if frequent:
+            break
     separator, n_values = min(frequent, key=lambda found: SEPARATORS.index(found[0]), default=(",", N_VALUES))
     rows = [line.split(separator) for line in lines]
     rows = [[value.strip(' "') for value in row] for row in rows if len(row) == n_values]

@@ -1,4 +1,4 @@
-"""What a worker process extracts from a clip or a photo: sound, face, portrait, landmarks, and dlib's face feature.
+"""What a worker process extracts from a clip, a recording or a photo: sound, face, portrait, landmarks, dlib's face feature.
 
 Never imports TensorFlow, so that the worker processes start fast and stay small.
 """
@@ -6,13 +6,14 @@ Never imports TensorFlow, so that the worker processes start fast and stay small
 import collections
 import contextlib
 import dataclasses
+import math
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 
-from clips import detection, fetch, media, photos, speech, workers
+from clips import detection, fetch, media, photos, speakers, speech, workers
 from clips.reasons import LENGTH_TOLERANCE_SECONDS, Skip
 from clips.records import Line, Row
 from utils import CLIP_SECONDS, SAMPLE_RATE
@@ -27,6 +28,7 @@ class ExtractionSettings:
     face_model: str  # "vggface" or "dlib"
     fetching: fetch.FetchSettings
     any_length: bool = False  # whether clips may be of another length than their rows
+    speaker: str = "staying"  # one of speakers.RULES, for clips of which no csv says where the face is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Extract:
     """What a worker extracts from a clip or a photo."""
 
     line: Line  # for the manifest, without the columns that the main process adds
-    face: np.ndarray  # uint8 (FACE_SIZE, FACE_SIZE, 3), RGB
+    faces: np.ndarray  # uint8 (n, FACE_SIZE, FACE_SIZE, 3), RGB: those whose features are averaged, first the one that is kept
     portrait: np.ndarray  # uint8 (height, width, 3), RGB
     landmarks: np.ndarray  # float32 (68, 2), pixels of the portrait
     embedding: np.ndarray | None  # float32 (128,) for --face-model dlib
@@ -54,8 +56,59 @@ def timed(seconds: collections.Counter, stage: str, within: str | None = None):
             seconds[within] -= duration
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# What a face gives.
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+    """What is kept of a face: not its frame, which may be large."""
+
+    crop: np.ndarray  # uint8 (FACE_SIZE, FACE_SIZE, 3), RGB
+    portrait: np.ndarray  # uint8 (height, width, 3), RGB
+    landmarks: np.ndarray  # float32 (68, 2), pixels of the portrait
+    feature: np.ndarray | None  # float32 (128,), by dlib
+    place: tuple  # for the manifest: second, top, right, bottom, left, and height
+    detector: str
+    doubt: str
+
+
+def face_of(found: detection.Found, settings: ExtractionSettings, seconds: collections.Counter, is_one: bool = True) -> Face:
+    """Extract a face. It gets a feature where --face-model asks for it, and where it is one of several, which are compared."""
+    with timed(seconds, "landmarks"):
+        portrait, box = detection.crop_portrait(found.frame, found.box)
+        landmarks, feature = detection.find_landmarks(portrait, box), None
+    if settings.face_model == "dlib" or not is_one:
+        with timed(seconds, "embed"):
+            feature = detection.dlib_feature(found.frame, found.box)
+    top, right, bottom, left = found.box
+    place = f"{found.second:g}", top, right, bottom, left, bottom - top
+    return Face(found.face, portrait, landmarks, feature, place, found.detector, found.doubt)
+
+
+def extract_of(
+    clip: str, faces: list[Face], settings: ExtractionSettings, waveform=None, speech_seconds="", start_second=""
+) -> Extract:
+    """Make an Extract of one or more faces of a person: of several, the one nearest to the mean feature is kept as picture."""
+    kept, n, mean = faces[0], "", None
+    if len(faces) > 1 or settings.face_model == "dlib":
+        features = np.stack([face.feature for face in faces])  # (n, 128)
+        mean = features.mean(axis=0)
+    if len(faces) > 1:
+        nearest, n = int(np.linalg.norm(features - mean, axis=1).argmin()), len(faces)
+        faces = [faces[nearest], *faces[:nearest], *faces[nearest + 1 :]]
+        kept = faces[0]
+    more = {"speech_seconds": speech_seconds, "start_second": start_second, "faces": n}
+    line = Line(clip, "ready", kept.doubt, settings.face_model, kept.detector, *kept.place, **more)
+    embedding = mean if settings.face_model == "dlib" else None
+    return Extract(line, np.stack([face.crop for face in faces]), kept.portrait, kept.landmarks, embedding, waveform)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Clips and photos.
+
 # A process has one set of dlib's networks, and one stderr, which fetching redirects: threads of a worker take turns.
-_ONE_AT_A_TIME = threading.Lock()
+ONE_AT_A_TIME = threading.Lock()
 
 
 def extract_clips(rows: list[Row], settings: ExtractionSettings) -> tuple[list[Extract | Line], collections.Counter]:
@@ -67,7 +120,7 @@ def extract_clips(rows: list[Row], settings: ExtractionSettings) -> tuple[list[E
     Returns:
         For each row the Extract or, if it failed, the line for the manifest; and the duration of each stage, in s.
     """
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         workers.compute_in_one_thread()  # the workers of a Dask cluster too
         seconds, results = collections.Counter(), []
         paths = [settings.videos / f"{row.clip}.mp4" for row in rows]
@@ -101,8 +154,11 @@ def _extract_clip(row: Row, path: Path, settings: ExtractionSettings, seconds: c
             return media.read_later_frames(path)
 
     with timed(seconds, "detect"):
-        found = detection.find_face(read.frame, later_frames, row.x, row.y, settings.detector)
-    return _extract_face(row.clip, found, settings, seconds, read.samples, round(speech_seconds, 2))
+        if math.isnan(row.x):
+            found = speakers.find_speaker(read.frame, later_frames, settings.speaker, settings.detector)
+        else:
+            found = detection.find_face(read.frame, later_frames, row.x, row.y, settings.detector)
+    return extract_of(row.clip, [face_of(found, settings, seconds)], settings, read.samples, round(speech_seconds, 2))
 
 
 def check_length(clip: media.Clip, row: Row) -> None:
@@ -119,7 +175,7 @@ def check_length(clip: media.Clip, row: Row) -> None:
 
 def extract_photos(batch: list[photos.Photo], settings: ExtractionSettings) -> tuple[list[Extract | Line], collections.Counter]:
     """Decode photos and detect the face in each. Returns the same as `extract_clips`."""
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         workers.compute_in_one_thread()
         seconds, results = collections.Counter(), []
         for photo in batch:
@@ -128,28 +184,7 @@ def extract_photos(batch: list[photos.Photo], settings: ExtractionSettings) -> t
                     picture = photos.read_photo(photo.path)
                 with timed(seconds, "detect"):
                     found = detection.find_photo_face(picture, settings.detector)
-                results.append(_extract_face(photo.clip, found, settings, seconds))
+                results.append(extract_of(photo.clip, [face_of(found, settings, seconds)], settings))
             except Skip as skip:
                 results.append(Line(photo.clip, skip.reason, skip.detail, settings.face_model, settings.detector))
         return results, seconds
-
-
-def _extract_face(
-    clip: str,
-    found: detection.Found,
-    settings: ExtractionSettings,
-    seconds: collections.Counter,
-    waveform: np.ndarray | None = None,
-    speech_seconds: float | str = "",
-) -> Extract:
-    with timed(seconds, "landmarks"):
-        portrait, box = detection.crop_portrait(found.frame, found.box)
-        landmarks = detection.find_landmarks(portrait, box)
-    embedding = None
-    if settings.face_model == "dlib":
-        with timed(seconds, "embed"):
-            embedding = detection.dlib_feature(found.frame, found.box)
-    top, right, bottom, left = found.box
-    place = f"{found.second:g}", top, right, bottom, left, bottom - top
-    line = Line(clip, "ready", "", settings.face_model, found.detector, *place, speech_seconds)
-    return Extract(line, found.face, portrait, landmarks, embedding, waveform)

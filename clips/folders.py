@@ -117,49 +117,65 @@ def without_suffix(path: str) -> str:
     return unicodedata.normalize("NFC", os.path.splitext(path)[0])
 
 
-def people_of(names: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Tell the people in a folder apart, by paths of `without_suffix`.
+def people_of(names):
+    """Tell the people in a folder apart, or those in two folders that belong together.
 
     A subfolder holds what there is of one person; folders such as dev/mp4 above those of people are passed over. A file beside
     the subfolders is of the person that it is named for. Several such files named `<person>_<number>` are of one person, and so
     are those of one id that are named as the clips of a csv.
 
+    Args:
+        names: paths, of `without_suffix`.
+
     Returns:
-        For each path the person, and the rest of the path, "" if that is all; and lines that say what was assumed.
+        A function from one of the paths to the person and the rest of the path, "" if that is all; and lines that say what was
+        assumed.
     """
-    notes, wrappers, inner = [], set(), []
+    heads, wrappers, flat = set(), set(), []
     for name in names:
-        head, slash, tail = name.partition("/")
-        while "/" in tail and _is_wrapper(head):
-            wrappers.add(head)
-            head, slash, tail = tail.partition("/")
-        inner.append((head, tail) if slash else (name, None))
-    numbered = {name: _split_number(name) for name, rest in inner if rest is None and not _AUTHORS_NAME.fullmatch(name)}
-    counts = collections.Counter(name for name, number in numbered.values() if number)
-    others = {name for name, rest in inner if rest is not None or name not in numbered or not numbered[name][1]}
-    shared = {name: n for name, n in counts.items() if n > 1 or name in others}
+        head, rest, passed = _without_wrappers(name)
+        wrappers.update(passed)
+        if rest or _AUTHORS_NAME.fullmatch(head):
+            heads.add(head)
+        else:
+            flat.append((head, *_split_number(head)))
+    counts = collections.Counter(name for _, name, number in flat if number)
+    heads.update(head for head, _, number in flat if not number)
+    shared = {name: n for name, n in counts.items() if n > 1 or name in heads}
     of_people = {name: n for name, n in shared.items() if _says_who(name)}
-    people, known = [], {}
-    for name, rest in inner:
-        if rest is None:
-            authors = _AUTHORS_NAME.fullmatch(name)
-            person, number = authors.groups() if authors else numbered[name]
-            name, rest = (person, number) if authors or person in of_people else (name, "")
-        people.append((known.setdefault(name, name), rest))  # one text for each person
-    advice = "where this is wrong, put the files of each person into a folder of their own"
+
+    def person_and_rest(name: str) -> tuple[str, str]:
+        head, rest, _ = _without_wrappers(name)
+        if rest:
+            return head, rest
+        if authors := _AUTHORS_NAME.fullmatch(head):
+            return authors.groups()
+        person, number = _split_number(head)
+        return (person, number) if person in of_people else (head, "")
+
+    advice, notes = "where this is wrong, put the files of each person into a folder of their own", []
     if of_people:
-        example = next(name for name, (person, number) in numbered.items() if number and person in of_people)
+        example = next(head for head, name, number in flat if number and name in of_people)
         n = sum(of_people.values())
         notes.append(f"{n} files named <person>_<number>, such as {example}, are of {len(of_people)} people; {advice}")
     if len(shared) > len(of_people):
-        example = next(name for name, (of, number) in numbered.items() if number and of in shared and of not in of_people)
+        example = next(head for head, name, number in flat if number and name in shared and name not in of_people)
         n = sum(shared.values()) - sum(of_people.values())
         notes.append(f"{n} files with a number and no person's name, such as {example}, are of a person each; {advice}")
     if wrappers:
-        notes.append(
-            f"the folders {', '.join(sorted(wrappers))} are taken for parts of a data set, and those in them for people"
-        )
-    return people, notes + _notes_on_case(known)
+        found = ", ".join(sorted(wrappers))
+        notes.append(f"folders named {found} are taken for parts of a data set, and the folders in them for people")
+    return person_and_rest, notes + _notes_on_case({*heads, *of_people, *(head for head, *_ in flat)})
+
+
+def _without_wrappers(name: str) -> tuple[str, str, tuple[str, ...]]:
+    """Split a path into the first folder that is no part of a data set, or the file's name; the rest; and what was passed."""
+    passed = ()
+    head, _, rest = name.partition("/")
+    while "/" in rest and _is_wrapper(head):
+        passed += (head,)
+        head, _, rest = rest.partition("/")
+    return head, rest, passed
 
 
 @functools.lru_cache(maxsize=1000)

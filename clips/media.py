@@ -72,7 +72,7 @@ class Clip:
     """The start of a clip."""
 
     samples: np.ndarray  # int16 (samples,), mono at SAMPLE_RATE, at most CLIP_SAMPLES
-    frame: Frame  # the first one that is not damaged
+    frame: Frame | None  # the first one that is not damaged
     seconds: float | None  # length of the whole file; None if the file does not say
 
 
@@ -182,12 +182,17 @@ def _decode(
         sound = ["-map", f"0:a:{audio}", *scaled, "-ar", str(SAMPLE_RATE)]
         outputs += [*sound, "-ac", "1", "-f", "s16le", f"pipe:{pipes[0][1]}"]
         outputs += [*sound, "-f", "f32le", f"pipe:{pipes[1][1]}"]
-    (pictures, *sounds), log = _run(path, seconds, *outputs, before=("-ss", f"{start:.3f}") if start else (), pipes=pipes)
+    (pictures, *sounds), log = _run(path, seconds, *outputs, before=_seeking(start), pipes=pipes)
     mono, channels = np.empty(0, np.int16), np.empty((0, 1), np.float32)
     if sounds and (n := len(sounds[0]) // 2):
         mono = np.frombuffer(sounds[0], "<i2", n)
         channels = np.frombuffer(sounds[1], "<f4", len(sounds[1]) // 4 // n * n).reshape(n, -1)
     return _Decoded(_cut_frames(pictures, log), mono, channels, log)
+
+
+def _seeking(start: float) -> tuple[str, ...]:
+    """Return the arguments before an input that pass over its first `start` s."""
+    return ("-ss", f"{start:.3f}") if start else ()
 
 
 def _cut_frames(content: bytes, log: str) -> list[Frame]:
@@ -211,13 +216,14 @@ def _is_damaged(log: str) -> bool:
     return re.search(f"^\\[({DAMAGE})", log, re.MULTILINE) is not None
 
 
-def _intact_stretches(path: Path, video: int) -> list[tuple[float, float]]:
-    """Return from when to when, in s, the frames of a clip are intact.
+def _intact_stretches(path: Path, video: int, start: float) -> list[tuple[float, float]]:
+    """Return from when to when, in s from `start`, the frames of a clip are intact.
 
     A damaged frame spoils the frames after it, which are predicted from it, up to the next key frame.
     """
     to_nothing = ("-map", f"0:V:{video}", "-f", "null", "-")
-    _, log = _run(path, CLIP_SECONDS, *to_nothing, before=("-debug_ts", "-threads", "1"))  # in the order of the file
+    before = (*_seeking(start), "-debug_ts", "-threads", "1")  # in the order of the file
+    _, log = _run(path, CLIP_SECONDS, *to_nothing, before=before)
     stretches, spoiled, corrupt, continues = [], True, False, False
     for line in log.splitlines():
         if _is_damaged(line):
@@ -233,7 +239,7 @@ def _intact_stretches(path: Path, video: int) -> list[tuple[float, float]]:
     return stretches
 
 
-def _frames(path: Path, decoded: _Decoded, select: str) -> list[Frame]:
+def _frames(path: Path, decoded: _Decoded, select: str, start: float) -> list[Frame]:
     """Return the frames that an expression selects, decoded again where what ffmpeg reported asks for it.
 
     Args:
@@ -247,14 +253,14 @@ def _frames(path: Path, decoded: _Decoded, select: str) -> list[Frame]:
         untagged = "setparams=colorspace=bt2020nc:color_primaries=bt2020," if "unknown" in tags[0] else ""
         tone_mapping = untagged + TONE_MAPPING
     if video or tone_mapping:
-        decoded = _decode(path, CLIP_SECONDS, select, video, tone_mapping)
+        decoded = _decode(path, CLIP_SECONDS, select, video, tone_mapping, start=start)
     if not _is_damaged(decoded.log):
         return decoded.frames
-    stretches = _intact_stretches(path, video)
+    stretches = _intact_stretches(path, video, start)
     if not stretches:
         return []
     intact = "+".join(f"between(t,{first - 0.001:.6f},{last + 0.001:.6f})" for first, last in stretches)
-    return _decode(path, CLIP_SECONDS, f"({intact})*({select})", video, tone_mapping).frames
+    return _decode(path, CLIP_SECONDS, f"({intact})*({select})", video, tone_mapping, start=start).frames
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -329,26 +335,41 @@ def _problem(log: str) -> str:
 # Clips and recordings.
 
 
-def read_clip(path: Path) -> Clip:
-    """Decode the first 6 s of a clip's sound, and its first intact frame; nearly always in one ffmpeg process.
+def read_clip(path: Path, start: float = 0, picture: bool = True) -> Clip:
+    """Decode 6 s of a clip's sound, from `start` on, and the first intact frame; nearly always in one ffmpeg process.
+
+    Without `picture` the frame is None, and a file of sound alone will do.
 
     Raises:
         Skip: "no-sound" without a sound track, "unreadable".
     """
-    decoded = _decode(path, CLIP_SECONDS, FIRST_FRAME, audio=0)
+    decoded = _decode(path, CLIP_SECONDS, FIRST_FRAME if picture else None, audio=0, start=start)
+    if picture and not _tracks(decoded.log, "Video"):
+        raise Skip("unreadable", _problem(decoded.log))
+    samples = _sound(path, CLIP_SECONDS, decoded, start)[:CLIP_SAMPLES]
+    frame = _first_frame(path, decoded, start) if picture else None
+    return Clip(samples, frame, _file_seconds(path, decoded.log))
+
+
+def read_first_frame(path: Path) -> Frame:
+    """Decode the first intact frame of a video, with or without sound. Raises Skip: "unreadable"."""
+    decoded = _decode(path, CLIP_SECONDS, FIRST_FRAME)
     if not _tracks(decoded.log, "Video"):
         raise Skip("unreadable", _problem(decoded.log))
-    samples = _sound(path, CLIP_SECONDS, decoded)[:CLIP_SAMPLES]
-    frames = _frames(path, decoded, FIRST_FRAME)
+    return _first_frame(path, decoded, 0)
+
+
+def _first_frame(path: Path, decoded: _Decoded, start: float) -> Frame:
+    frames = _frames(path, decoded, FIRST_FRAME, start)
     if not frames:
         damaged = _is_damaged(decoded.log)
         raise Skip("unreadable", "expected an intact frame, found only damaged ones" if damaged else _problem(decoded.log))
-    return Clip(samples, frames[0], _file_seconds(path, decoded.log))
+    return frames[0]
 
 
-def read_later_frames(path: Path) -> list[Frame]:
-    """Decode a clip's intact frames after the first: one a second, from 1 s up to 6 s. There may be none."""
-    return _frames(path, _decode(path, CLIP_SECONDS, ONE_A_SECOND), ONE_A_SECOND)
+def read_later_frames(path: Path, start: float = 0) -> list[Frame]:
+    """Decode a clip's intact frames after the first: one a second, from 1 s after `start` up to 6 s. There may be none."""
+    return _frames(path, _decode(path, CLIP_SECONDS, ONE_A_SECOND, start=start), ONE_A_SECOND, start)
 
 
 def read_sound(path: Path, seconds: float, start: float = 0) -> np.ndarray:

@@ -159,9 +159,10 @@ def find_photos(folder: Path, limit: int | None = None) -> tuple[list[Photo], li
         raise InputError(
             f"{folder}: expected photos ({', '.join(SUFFIXES)}), found {_none_but(left_out)}; pass another --faces"
         )
-    people, notes = folders.people_of([folders.without_suffix(path) for path in paths])
+    person_and_rest, notes = folders.people_of(map(folders.without_suffix, paths))
     named = {}
-    for path, (person, photo) in list(zip(paths, people))[:limit]:
+    for path in paths[:limit]:
+        person, photo = person_and_rest(folders.without_suffix(path))
         name = folders.clip_name(person, photo or "photo")
         if name in named:  # of one person: 1.jpg and 1.png, or a b.jpg and a_b.jpg
             name = folders.hashed_name(name, path)

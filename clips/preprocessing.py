@@ -61,22 +61,32 @@ def finish(batch: list[Extract], data: Path, networks: concurrent.futures.Future
     embeddings = [extract.embedding for extract in batch]
     if compute.embed:
         with timed(durations, "embed"):
-            embeddings = compute.embed(np.stack([extract.face for extract in filled]))  # (BATCH, D)
+            embeddings = _mean_features(compute.embed, [extract.faces for extract in batch])
     lines = []
     with timed(durations, "write"):
         for extract, spectrogram, embedding in zip(batch, spectrograms, embeddings):
             clip = extract.line.clip
             sizes = {
                 "embedding_bytes": feature_files.save_array(feature_files.embedding_path(data, clip), embedding),
-                "face_bytes": save_bytes(feature_files.face_path(data, clip), jpeg(extract.face)),
+                "face_bytes": save_bytes(feature_files.face_path(data, clip), jpeg(extract.faces[0])),
                 "portrait_bytes": save_bytes(feature_files.portrait_path(data, clip), jpeg(extract.portrait)),
                 "landmarks_bytes": feature_files.save_array(feature_files.landmarks_path(data, clip), extract.landmarks),
             }
             if spectrogram is not None:
                 sizes["spectrogram_bytes"] = feature_files.save_array(feature_files.spectrogram_path(data, clip), spectrogram)
-                prints.save_prints(data, clip, extract.face, spectrogram)
+                prints.save_prints(data, clip, extract.faces[0], spectrogram)
             lines.append(dataclasses.replace(extract.line, **sizes))
     return lines, durations
+
+
+def _mean_features(embed: Callable, faces: list[np.ndarray]) -> list[np.ndarray]:
+    """Return the mean feature, float32 (D,), of each of several groups of faces, uint8 (n, FACE_SIZE, FACE_SIZE, 3)."""
+    every, features = np.concatenate(faces), []
+    for first in range(0, len(every), BATCH):
+        block = every[first : first + BATCH]
+        features.append(embed(np.resize(block, (BATCH, *block.shape[1:])))[: len(block)])
+    ends = np.cumsum([len(group) for group in faces])
+    return [group.mean(axis=0) for group in np.split(np.concatenate(features), ends[:-1])]
 
 
 def jpeg(picture: np.ndarray) -> bytes:
@@ -90,7 +100,7 @@ def preprocess(
     """Make a source's clips or photos ready.
 
     Args:
-        source: of `sources.rows_of` or `sources.photos_of`.
+        source: of `sources.rows_of`, `sources.recordings_of` or `sources.photos_of`.
         data: folder to write to.
         load_networks: function of the face model and of whether there is sound, which returns Networks. Loading takes seconds
             and happens while the workers start, unless all is ready already.
@@ -105,7 +115,7 @@ def preprocess(
     """
     fetch.remove_leftovers(settings.videos)
     with concurrent.futures.ThreadPoolExecutor(1) as finisher, contextlib.ExitStack() as stack:
-        load = functools.partial(finisher.submit, load_networks, settings.face_model, source.unit == "row")
+        load = functools.partial(finisher.submit, load_networks, settings.face_model, source.product == "clip")
         if scheduler:
             from clips import cluster  # imports distributed, which takes half a second
 
@@ -131,11 +141,12 @@ def preprocess(
 def _run(source: Source, data: Path, settings: ExtractionSettings, load, start, window: int, finisher) -> int:
     """Process the tasks of a source and report the result. Returns the exit code."""
     started, durations = time.perf_counter(), collections.Counter()
-    counts, n_before, reported = collections.Counter(), 0, started  # counts of statuses
+    counts, n_before, doubts, reported = collections.Counter(), 0, [], started  # counts of statuses; clips that are doubtful
     progress = tqdm(desc="preprocess", total=source.n, unit=source.unit, disable=None)  # no bar unless stderr is a terminal
 
     def record(lines):
         append_lines(data, lines)
+        doubts.extend(line.clip for line in lines if line.status == "ready" and line.detail)
         count(line.status for line in lines)
 
     def count(statuses, before=False):
@@ -201,6 +212,11 @@ def _run(source: Source, data: Path, settings: ExtractionSettings, load, start, 
         print(f"preprocess: {made} in {seconds:.1f} s; share of the work: {shares}", file=sys.stderr)
     for path_of in (*FILES.values(), prints.prints_path):  # at the end, for the folders may be large
         remove_leftovers(path_of(data, "").parent)
+    if doubts:
+        source.notes.append(
+            f"{counted(len(doubts), 'clip')} may show another face than the speaker's, such as {doubts[0]}: several faces stay; "
+            f"the detail in {manifest_path(data)} says how many"
+        )
     return _summarise(source, data, counts, n_before, bot_check)
 
 

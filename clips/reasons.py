@@ -27,13 +27,15 @@ REASONS = {
     "silent": f"less than {MIN_SOUND_SECONDS} s of the sound is louder than -{SILENCE_DB} dB of full scale",
     "no-speech": "the sound is noise, a tone, hum or music: no voice is found in it",
     "no-face": f"no face in the frames examined, one a second over {CLIP_SECONDS} s, or in the photo",
-    "speaker-not-found": "there are faces, but none near the centre given in the csv",
+    "speaker-not-found": "there are faces, but none near the centre given in the csv; without a centre: none that stays",
     "face-too-small": f"the speaker's face is less than {MIN_FACE_PIXELS} pixels high",
     "face-blurred": "the speaker's face is too blurred for a meaningful feature",
+    "no-window": f"the file holds no further {CLIP_SECONDS} s of speech with a face: fewer clips than --windows asks for",
+    "unpaired": "a voice of --voices for whose speaker there is no file under --faces",
     "crashed": "the worker process died twice while working on this clip",
 }
 # Temporary reasons: a later run tries these clips again. All others are final, unless --retry names them.
-RETRIED = ("bot-check", "rate-limited", "forbidden", "network", "not-fetched", "upcoming", "not-written", "crashed")
+RETRIED = ("bot-check", "rate-limited", "forbidden", "network", "not-fetched", "upcoming", "not-written", "unpaired", "crashed")
 # Reasons given by face detection, by progress: the last one that a clip reaches is reported.
 FACE_REASONS = ("no-face", "speaker-not-found", "face-too-small", "face-blurred")
 

@@ -19,7 +19,7 @@ from clips import dialects, feature_files
 from clips.reasons import REASONS
 from utils import FEATURE_SIZE, InputError
 
-COLUMNS = ("video_id", "start", "end", "x", "y")
+COLUMNS = ("video_id", "start", "end", "x", "y")  # x and y may be missing, together
 
 # What is wrong with a row, for the detail in the manifest; the first entry is for rows without a problem.
 PROBLEMS = (
@@ -50,7 +50,7 @@ DAMAGED_NUMBER = "|".join(
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of the csv: the clip's name, its video, start and end in s, and the centre of the face as a fraction."""
+    """One row of the csv: the clip's name, its video, start and end in s, and the centre of the face as a fraction, or nan."""
 
     clip: str
     video_id: str
@@ -65,10 +65,11 @@ def read_rows(path: Path, limit: int | None = None) -> tuple[list[str], pd.DataF
 
     Returns:
         The video ids, in the order of their first rows; and the rows without blank lines, in the csv's order: line (int64,
-        from 1), video (int32, position of its id), start, end, x, y (float64), problem (int8, position in PROBLEMS).
+        from 1), video (int32, position of its id), start, end, x, y (float64; both nan in a row without a face centre),
+        problem (int8, position in PROBLEMS).
 
     Raises:
-        InputError: if the file is not a csv of five columns.
+        InputError: if the file is not a csv of five columns, or of three.
     """
     expected = f"{path}: expected a csv of five columns, {', '.join(COLUMNS)}"
     dialect = dialects.dialect_of(path)
@@ -97,6 +98,8 @@ def read_rows(path: Path, limit: int | None = None) -> tuple[list[str], pd.DataF
             if chunk is None:
                 break
             chunk = chunk.iloc[:, int(dialect.indexed) :]
+            if chunk.shape[1] == dialects.N_VALUES_WITHOUT_CENTRE:
+                chunk = chunk.assign(x="", y="")
             if chunk.shape[1] != len(COLUMNS):
                 raise InputError(f"{expected}, found {chunk.shape[1]}; pass another --csv")
             chunk.columns = COLUMNS
@@ -108,6 +111,9 @@ def read_rows(path: Path, limit: int | None = None) -> tuple[list[str], pd.DataF
             video = np.array([ids.setdefault(name, len(ids)) for name in names], np.int32)[codes]
             numbers, damaged = zip(*(_numbers(chunk[column], dialect.decimal) for column in COLUMNS[1:]))
             problem = np.int8(_SPREADSHEET_NUMBER) * np.any(damaged, axis=0)
+            blank = np.logical_and(*(_are_blank(chunk[column]) for column in ("x", "y")))
+            for of_centre in numbers[-2:]:
+                of_centre[np.isnan(of_centre) & ~blank] = np.inf
             rows = pd.DataFrame({"line": lines, "video": video, **dict(zip(COLUMNS[1:], numbers)), "problem": problem})
             rows = rows[(video != ids.get("", -1)) | (problem > 0) | np.any(np.isfinite(numbers), axis=0)]  # not blank
             surplus = pd.DataFrame({"line": too_long, "video": np.int32(-1), "problem": np.int8(_TOO_LONG)})
@@ -129,7 +135,7 @@ def read_rows(path: Path, limit: int | None = None) -> tuple[list[str], pd.DataF
             ~valid,
             rows.problem == _SPREADSHEET_NUMBER,
             ~((start >= 0) & (start < end) & (end < math.inf)),
-            ~((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)),
+            ~((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1) | np.isnan(x) & np.isnan(y)),
         ],
         [_TOO_LONG, _SPREADSHEET_ID, 1, _SPREADSHEET_NUMBER, 2, 3],
         0,
@@ -148,15 +154,26 @@ def _numbers(column: pd.Series, decimal: str) -> tuple[np.ndarray, np.ndarray]:
     return numbers, damaged
 
 
-def notes_on(path: Path, rows: pd.DataFrame) -> tuple[str, ...]:
-    """Return a line that names a spreadsheet as the cause of bad rows and counts them; none if there are none."""
+def _are_blank(column: pd.Series) -> np.ndarray:
+    """Tell which values of a column are missing: bool (n,)."""
+    blank = column.isna()
+    if not pd.api.types.is_numeric_dtype(column):
+        blank |= column.isin(["", " ", '""'])
+    return blank.to_numpy()
+
+
+def notes_on(path: Path, rows: pd.DataFrame) -> list[str]:
+    """Return a line that counts the rows without a face centre, and one that names a spreadsheet as the cause of bad rows."""
+    notes, without_centre = [], np.count_nonzero(np.isnan(rows.x[rows.problem == 0]))
+    if without_centre:
+        notes.append(f"{path}: {without_centre} of {len(rows)} rows have no face centre; --speaker says whose face is taken")
     damaged = rows.line[rows.problem.isin([_SPREADSHEET_ID, _SPREADSHEET_NUMBER])]
-    if not len(damaged):
-        return ()
-    return (
-        f"{path}: a spreadsheet has changed ids or times, {len(damaged)} of {len(rows)} rows, the first in line "
-        f"{damaged.iloc[0]}; use the csv as it was before, or import all columns as text",
-    )
+    if len(damaged):
+        notes.append(
+            f"{path}: a spreadsheet has changed ids or times, {len(damaged)} of {len(rows)} rows, the first in line "
+            f"{damaged.iloc[0]}; use the csv as it was before, or import all columns as text"
+        )
+    return notes
 
 
 def shard_of(video_id: str, n_shards: int) -> int:
@@ -208,6 +225,8 @@ class Line:
     face_bytes: int | str = ""
     portrait_bytes: int | str = ""
     landmarks_bytes: int | str = ""
+    start_second: float | str = ""  # in the file, of a clip of --folder or --voices
+    faces: int | str = ""  # whose features are averaged
 
 
 MANIFEST_COLUMNS = tuple(field.name for field in dataclasses.fields(Line))

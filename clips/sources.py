@@ -1,4 +1,4 @@
-"""What preprocess.py has to do: the rows of a csv, or photos, that are not ready yet.
+"""What preprocess.py has to do: the rows of a csv, recordings or photos that are not ready yet.
 
 Never imports TensorFlow.
 """
@@ -12,25 +12,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clips import extraction, feature_files, photos, records
+import utils
+from clips import extraction, feature_files, pairing, photos, records, windows
 from clips.reasons import FACE_REASONS, REASONS, RETRIED
 from utils import InputError
 
 CLIPS_PER_TASK = 32  # of one video, for a worker at a time
 PHOTOS_PER_TASK = 8
+ITEMS_AT_A_TIME = 10_000  # that are compared with the manifest
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The material of a run: the rows of a csv, or photos."""
+    """The material of a run: the rows of a csv, recordings or photos."""
 
-    n: int  # rows or photos
-    unit: str  # "row" or "photo"
+    n: int  # rows, recordings or photos
+    unit: str  # "row", "recording" or "photo"; "window" for several clips of a recording
     product: str  # "clip" or "face"
-    path: Path  # of the csv, or of the folder of photos
+    path: Path  # of the csv, or of the folder
     tasks: Callable  # (record, count) -> lists of items for a worker; record takes manifest lines, count takes statuses
     extract: Callable  # what a worker does with such a list
-    notes: tuple[str, ...] = ()  # what was left out or assumed, in lines, for the end of the run
+    notes: list[str] = dataclasses.field(default_factory=list)  # what was left out or assumed, for the end of the run
 
 
 def counted(n: int, noun: str) -> str:
@@ -113,7 +115,78 @@ def photos_of(
             yield task
 
     extract = functools.partial(extraction.extract_photos, settings=settings)
-    return Source(len(mine), "photo", "face", folder, tasks, extract, tuple(notes))
+    return Source(len(mine), "photo", "face", folder, tasks, extract, notes)
+
+
+def recordings_of(
+    found: pairing.Recordings,
+    n_windows: int,
+    data: Path,
+    settings: extraction.ExtractionSettings,
+    retry: tuple[str, ...] = (),
+    limit: int | None = None,
+    shard: tuple[int, int] = (1, 1),
+) -> Source:
+    """Take clips from recordings.
+
+    Args:
+        found: of `pairing.find_videos` or `pairing.pair`.
+        n_windows: number of clips of each recording, at most.
+        data, settings, retry, limit, shard: as `rows_of`; a shard is a part of the people.
+
+    Raises:
+        InputError: if `data` holds features of another face model.
+    """
+    i, n_shards = shard
+    numbers = range(len(found.paths))[:limit]
+    if n_shards > 1:
+        of_people = [utils.person_of(clip) for clip in found.clips[:limit]]  # "" for what is left out, too
+        numbers = [number for number in numbers if records.shard_of(of_people[number], n_shards) == i]
+    manifest, notes = _manifest_of(data, settings.face_model), list(found.notes)
+
+    def items(record, count):
+        n_of_others = 0
+        for number in numbers:
+            path, clip = found.paths[number], found.clips[number]
+            clips = [pairing.clip_of_window(clip, window) for window in range(1, n_windows + 1)]
+            pictures, how = found.faces_of(path) if found.faces_of else (None, "")
+            if not clip:
+                count(["duplicate"] * n_windows)
+            elif pictures == []:
+                status = manifest.status.reindex(records.hash_names(clips)).tolist()
+                detail = f"no face of {utils.person_of(clip)}"
+                record([records.Line(of, "unpaired", detail) for of, known in zip(clips, status) if known != "unpaired"])
+                count(known for known in status if known == "unpaired")
+            else:
+                n_of_others += how == pairing.OF_PERSON
+                faces = pictures and tuple(found.faces / picture for picture in pictures)
+                for window, of_window in enumerate(clips, 1):
+                    yield pairing.Recording(of_window, found.folder / path, faces, window)
+        if n_of_others:
+            notes.append(f"{n_of_others} recordings have faces from other folders of the same person: their own have none")
+
+    def items_to_do(record, count):
+        every = items(record, count)
+        while some := list(itertools.islice(every, ITEMS_AT_A_TIME)):
+            yield from _items_to_do(some, data, manifest, records.SIZES, settings, retry, count)
+
+    def tasks(record, count):
+        def group(item):  # what shares faces, or the windows of one recording
+            return item.voice.parent if item.faces else item.voice
+
+        for _, of_group in itertools.groupby(items_to_do(record, count), key=group):
+            task = []
+            for _, of_recording in itertools.groupby(of_group, key=lambda item: item.voice):
+                task += of_recording
+                if len(task) >= CLIPS_PER_TASK:
+                    yield task
+                    task = []
+            if task:
+                yield task
+
+    extract = functools.partial(windows.extract_recordings, settings=settings)
+    n, unit = len(numbers) * n_windows, "recording" if n_windows == 1 else "window"
+    return Source(n, unit, "clip", found.folder, tasks, extract, notes)
 
 
 def _manifest_of(data: Path, face_model: str) -> pd.DataFrame:
@@ -132,7 +205,7 @@ def _manifest_of(data: Path, face_model: str) -> pd.DataFrame:
     return manifest
 
 
-def _items_to_do(items: list[records.Row] | list[photos.Photo], data: Path, manifest, columns, settings, retry, count):
+def _items_to_do(items: list, data: Path, manifest, columns, settings, retry, count):
     """Yield the items that are to be tried, and count the others by their status."""
     known = manifest.reindex(records.hash_names([item.clip for item in items]))
     for item, line in zip(items, known.itertuples()):
@@ -158,4 +231,5 @@ def is_final(status, detector_before, settings: extraction.ExtractionSettings, r
         return False
     if status == "wrong-length" and settings.any_length:
         return False
-    return not (status in FACE_REASONS and settings.detector == "cnn" and detector_before == "hog")
+    for_want_of_a_face = status in (*FACE_REASONS, "no-window")
+    return not (for_want_of_a_face and settings.detector == "cnn" and detector_before == "hog")

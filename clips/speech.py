@@ -40,6 +40,8 @@ STARTS = (0, 1 / 2, 1 / 3)  # of a sound: the detector finds speech best soon af
 SPOKEN = 0.25  # probability, above which a window is part of speech
 MARGIN_SECONDS = 0.15  # s before and after speech that are kept, for soft beginnings and ends of words
 PAUSE_SECONDS = 0.3  # s; shorter pauses belong to speech
+START_SECONDS = 0.5  # s between the starts that are tried for a clip of a longer sound
+MIN_GAIN_SECONDS = 1.5  # s of speech by which a later start must be better than the first
 PAUSE_DB = 40  # dB below the loudest part: quieter stretches are pauses where the detector is not sure
 
 
@@ -144,6 +146,35 @@ def speech_seconds(waveform: np.ndarray) -> float:
     return seconds
 
 
+def best_start(waveform: np.ndarray) -> int:
+    """Find where in a sound CLIP_SAMPLES of it hold most speech.
+
+    Args:
+        waveform: int16 (samples,), mono at SAMPLE_RATE.
+
+    Returns:
+        The first sample: 0, unless a later start gains MIN_GAIN_SECONDS of speech at least.
+    """
+    if len(waveform) <= CLIP_SAMPLES:
+        return 0
+    sound = without_rumble(waveform)
+    spoken = _at_samples([probabilities(part) for part in parts_of(sound)], len(sound))
+    until = np.concatenate([[0], np.cumsum(spoken, dtype=np.float64)])
+    starts = np.arange(0, len(sound) - CLIP_SAMPLES + 1, round(START_SECONDS * SAMPLE_RATE))
+    seconds = (until[starts + CLIP_SAMPLES] - until[starts]) / SAMPLE_RATE
+    best = int(seconds.argmax())
+    return int(starts[best]) if seconds[best] >= seconds[0] + MIN_GAIN_SECONDS else 0
+
+
+def _at_samples(parts: list[np.ndarray], n_samples: int) -> np.ndarray:
+    """Spread the probabilities of a sound's equal parts over its samples: float32 (n_samples,)."""
+    length, spread = n_samples / len(parts), np.zeros(n_samples, np.float32)
+    for number, part in enumerate(parts):
+        first, last = round(number * length), round((number + 1) * length)
+        spread[first:last] = np.repeat(part, WINDOW)[: last - first]
+    return spread
+
+
 def speech_stretches(waveform: np.ndarray) -> tuple[list[tuple[int, int]], bool]:
     """Find the stretches of speech in a sound, with the short pauses in them.
 
@@ -160,11 +191,7 @@ def speech_stretches(waveform: np.ndarray) -> tuple[list[tuple[int, int]], bool]
     parts = [probabilities(part) for part in parts_of(sound)]
     sure = sum(map(seconds_of, parts)) >= MIN_SECONDS
     if sure:
-        length = len(sound) / len(parts)
-        spoken = np.zeros(len(sound), bool)
-        for number, part in enumerate(parts):
-            first, last = round(number * length), round((number + 1) * length)
-            spoken[first:last] = np.repeat(part > SPOKEN, WINDOW)[: last - first]
+        spoken = _at_samples(parts, len(sound)) > SPOKEN
     else:
         power = np.convolve(sound**2, np.full(WINDOW, 1 / WINDOW), "same")
         spoken = power > power.max() * 10 ** (-PAUSE_DB / 10)

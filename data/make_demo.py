@@ -12,6 +12,7 @@ Writes <out>/videos/<clip>.mp4 (H.264 and AAC) and <out>/avspeech_demo.csv, with
 import concurrent.futures
 import csv
 import dataclasses
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -25,10 +26,10 @@ try:
     import imageio_ffmpeg
     import numpy as np
     import scipy.io.wavfile
-    import scipy.signal
     from tqdm import tqdm
 
     from clips import workers
+    from data.demo_voices import synthesise
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: expected the package {error.name}, found none; run: source .venv/bin/activate") from None
 
@@ -40,7 +41,10 @@ MOUTH_STEPS = 8  # rendered mouths, from closed to wide open
 @dataclasses.dataclass(frozen=True)
 class Options:
     out: Path = option("folder to write to", Path("data/demo-0"), metavar="FOLDER")
-    people: int = option("number of people, one clip each; fewer people make a quicker demo", 320, metavar="N")
+    people: int = option("number of people; fewer people make a quicker demo", 320, metavar="N")
+    videos_each: int = option(
+        "number of videos of each person; several show how well a person is found by another video", 1, metavar="N"
+    )
     seed: int = option("seed of all random numbers; another seed makes other people", 0, metavar="N")
     workers: int | None = option(
         "number of processes; lower the number to leave processors free (default: the processors that this process may use)",
@@ -50,6 +54,7 @@ class Options:
 
     def __post_init__(self):
         check(1 <= self.people <= 9999, f"--people: expected 1 to 9999, found {self.people}")
+        check(1 <= self.videos_each <= 99, f"--videos-each: expected 1 to 99, found {self.videos_each}")
         check(self.seed >= 0, f"--seed: expected 0 or more, found {self.seed}")
         check(self.workers is None or self.workers >= 1, f"--workers: expected at least 1, found {self.workers}")
 
@@ -76,92 +81,6 @@ class Person:
 
 def sample_person(rng) -> Person:
     return Person(*rng.uniform(size=len(dataclasses.fields(Person))))
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The voice: glottal pulses through moving formants.
-
-# Formants F1 to F4 of five vowels, Hz, and their spread between two accents. Source: textbook averages of adult voices.
-VOWELS = np.array([
-    [730, 1250, 2500, 3500],  # a
-    [530, 1850, 2500, 3500],  # e
-    [290, 2250, 3000, 3600],  # i
-    [550, 900, 2450, 3400],  # o
-    [320, 850, 2300, 3300],  # u
-], float)  # fmt: skip
-ACCENT_SHIFT = np.array([0.75, 1.3, 1.1, 1.0])  # factors at the far end of `accent`
-BANDWIDTHS = np.array([70, 100, 140, 220], float)  # Hz
-BLOCK = SAMPLE_RATE // 100  # samples between two settings of the formant filters, 10 ms
-
-
-def syllables(person: Person, n_blocks: int, rng):
-    """Plan the speech: loudness, formants and share of hiss for each block; pauses have loudness 0.
-
-    Returns:
-        loudness float (n_blocks,) in [0, 1], formants float (n_blocks, 4) in Hz, hiss float (n_blocks,) in [0, 1].
-    """
-    vowels = VOWELS * (1 + person.accent * (ACCENT_SHIFT - 1)) * (1.25 - 0.45 * person.build)
-    loudness, formants, hiss = np.zeros(n_blocks), np.tile(vowels.mean(0), (n_blocks, 1)), np.zeros(n_blocks)
-    at = int(rng.integers(2, 10))
-    while at < n_blocks:
-        length = int((24 - 8 * person.rate + 6 * person.age) * rng.uniform(0.7, 1.3))
-        consonant = min(int(rng.integers(0, 7)), max(0, n_blocks - at))
-        hiss[at : at + consonant] = 1
-        loudness[at : at + consonant] = 0.15
-        at += consonant
-        block = slice(at, min(at + length, n_blocks))
-        steps = block.stop - block.start
-        if steps > 0:
-            loudness[block] = rng.uniform(0.6, 1) * np.sin(np.pi * (np.arange(steps) + 0.5) / length) ** 0.5
-            formants[block] = vowels[rng.integers(len(vowels))]
-        at += length
-        if rng.uniform() < 0.12 + 0.1 * person.age:
-            at += int(rng.integers(15, 40))
-    smooth = np.hanning(9) / np.hanning(9).sum()
-    formants = np.stack([np.convolve(np.pad(f, 4, "edge"), smooth, "valid") for f in formants.T], axis=1)
-    return np.convolve(loudness, smooth, "same"), formants, np.convolve(hiss, smooth, "same")
-
-
-def synthesise(person: Person, seconds: float, rng):
-    """Synthesise the speech of a person.
-
-    Returns:
-        int16 (samples,) at SAMPLE_RATE, and the loudness of each block of 10 ms in [0, 1], which opens the mouth.
-    """
-    n_blocks = int(seconds * SAMPLE_RATE) // BLOCK
-    loudness, formants, hiss = syllables(person, n_blocks, rng)
-    n_samples = n_blocks * BLOCK
-
-    # Pitch in Hz: a melody with a knot every half second, falling towards the end, and roughness from period to period.
-    knots = rng.normal(size=int(seconds * 2) + 2) * (0.04 + 0.08 * person.liveliness)
-    melody = np.interp(np.linspace(0, len(knots) - 1, n_samples), np.arange(len(knots)), knots)
-    rough = np.repeat(rng.normal(size=n_samples // 80 + 1), 80)[:n_samples] * 0.06 * person.age
-    pitch = 85 * (290 / 85) ** person.pitch * np.exp(melody + rough - 0.1 * np.linspace(-1, 1, n_samples))
-
-    # Rosenberg's glottal pulse: the flow rises, falls and stays at zero; its slope is the source.
-    phase = np.cumsum(pitch / SAMPLE_RATE) % 1
-    rising, falling = 0.5 * (1 - np.cos(np.pi * phase / 0.4)), np.cos(np.pi * (phase - 0.4) / 0.4)
-    flow = np.where(phase < 0.4, rising, np.where(phase < 0.6, falling, 0))
-    voiced = np.diff(flow, prepend=0)
-    breath = rng.normal(size=n_samples) * (0.01 + 0.05 * person.age) * (0.3 + flow)
-    smooth_loudness, smooth_hiss = (np.repeat(v, BLOCK) for v in (loudness, hiss))
-    source = smooth_loudness * ((1 - smooth_hiss) * voiced + breath) + smooth_hiss * rng.normal(size=n_samples) * 0.02
-
-    # Formants: second-order resonators in series, updated every block.
-    bandwidths = BANDWIDTHS * (1 + 0.5 * person.age)
-    for number in range(formants.shape[1]):
-        radius = np.exp(-np.pi * bandwidths[number] / SAMPLE_RATE)
-        state = np.zeros(2)
-        for block in range(n_blocks):
-            part = slice(block * BLOCK, (block + 1) * BLOCK)
-            cosine = np.cos(2 * np.pi * formants[block, number] / SAMPLE_RATE)
-            feedback = [1, -2 * radius * cosine, radius**2]
-            source[part], state = scipy.signal.lfilter([sum(feedback)], feedback, source[part], zi=state)
-    source = scipy.signal.lfilter([1, -0.5 * person.accent], [1], source)  # brightness
-    source += rng.normal(size=n_samples) * 1e-4 * np.abs(source).max()  # room
-    level = 10 ** ((-26 + 10 * person.loudness) / 20)  # RMS of full scale
-    source *= level / np.sqrt(np.mean(source**2))
-    return (np.clip(source, -1, 1) * 32767).astype(np.int16), loudness
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -383,16 +302,17 @@ def draw_faces(person: Person, expressions, centre, grain_seed: int) -> list[np.
 # Clips.
 
 
-def make_clip(seed: int, number: int, videos: Path) -> tuple:
-    """Make one person's clip: <videos>/<clip>.mp4.
+def make_clip(seed: int, number: int, video: int, videos: Path) -> tuple:
+    """Make one of a person's clips, the first being video 0: <videos>/<clip>.mp4.
 
     Returns:
         The row of the csv: id, start s, end s, and the centre of the face as a fraction of width and height.
     """
     rng = np.random.default_rng([seed, number])
     person = sample_person(rng)
+    rng = np.random.default_rng([seed, number, video]) if video else rng
     seconds = float(rng.uniform(5, 7))
-    start = round(float(rng.uniform(0, 300)), 6)
+    start = round(float(rng.uniform(0, 300)) + 310 * video, 6)
     centre = float(rng.uniform(0.3, 0.7)) * WIDTH, float(rng.uniform(0.46, 0.52)) * HEIGHT
     sound, loudness = synthesise(person, seconds, rng)
     video_id = f"demo-{seed}-{number:04d}"
@@ -433,13 +353,14 @@ def main(argv=None) -> int:
     videos.mkdir(parents=True, exist_ok=True)
     n_workers = options.workers or workers.n_processors()
     with concurrent.futures.ProcessPoolExecutor(n_workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        jobs = [pool.submit(make_clip, options.seed, number, videos) for number in range(options.people)]
+        numbers = itertools.product(range(options.people), range(options.videos_each))
+        jobs = [pool.submit(make_clip, options.seed, *of_clip, videos) for of_clip in numbers]
         for job in tqdm(concurrent.futures.as_completed(jobs), "make_demo", len(jobs), unit="clip", disable=None):
             job.result()
     table = options.out / "avspeech_demo.csv"
     with replacing(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(job.result() for job in jobs)
-    n_clips = f"{options.people} clip{'s' * (options.people != 1)}"
+    n_clips = f"{len(jobs)} clip{'s' * (len(jobs) != 1)}"
     print(f"make_demo: {n_clips} in {videos}, listed in {table}")
     return 0
 

@@ -22,7 +22,7 @@ def test_files_do_not_depend_on_the_others_in_a_batch(rng, tmp_path):
     extracts = [
         extraction.Extract(
             records.Line(f"a_{i}", "ready"),
-            rng.integers(0, 256, (224, 224, 3), dtype=np.uint8),
+            rng.integers(0, 256, (3 if i == 2 else 1, 224, 224, 3), dtype=np.uint8),
             rng.integers(0, 256, (200 + i, 240, 3), dtype=np.uint8),
             rng.uniform(0, 200, (68, 2)).astype(np.float32),
             None,
@@ -60,7 +60,7 @@ def test_pictures_are_described_and_stored_in_rgb(tmp_path):
 
     networks = concurrent.futures.Future()
     networks.set_result(preprocessing.Networks(lambda sounds: np.zeros((len(sounds), 598, 257, 2), np.float32), embed))
-    preprocessing.finish([extraction.Extract(line, face, portrait, landmarks, None, sound)], tmp_path, networks)
+    preprocessing.finish([extraction.Extract(line, face[None], portrait, landmarks, None, sound)], tmp_path, networks)
     assert described == [[200, 30, 10]] * preprocessing.BATCH
     for path_of, read, colour in (
         (feature_files.face_path, media.read_face, colours["face"]),
