@@ -11,6 +11,7 @@ checkpoints/<run>/
     not_in_top_100.png     test voices whose true face is not in the top 100 (75, 50, ... if no rank is beyond 100)
     ranks.png              the ranks of the true faces, beside chance
     map.png                predictions and true faces in a plane, coloured by pitch
+    scores-<name>.txt      with --trials, a score for each trial
 
 With a face decoder (train.py decoder), the first three also show two decoded faces beside each true one: from its own face
 feature, and from the feature predicted from the voice. An earlier evaluation with other results is kept in
@@ -35,6 +36,7 @@ FILES = (METRICS, RESULTS, *(f"{name}.*" for name in ("first_hit", "in_top_5", "
 
 MEASURED_FACES = 500  # test faces whose craniofacial measures are compared, at most
 RUN_AND_DATA, FIGURES, PICTURES, DECODER, HARDWARE = "run and data", "figures", "pictures", "face decoder", "hardware"
+NOT_TRAINED_ON = "expected training clips of {}, found none; is it the data that this run was trained on?"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,21 @@ class Options:
         None,
         group=FIGURES,
         metavar="N",
+    )
+    labels: Path | None = option(
+        "also compare voices and faces of equal sex, age or nationality alone, by a csv with a header line and columns of "
+        "people and labels, such as VoxCeleb's vox1_meta.csv",
+        None,
+        group=FIGURES,
+        metavar="FILE",
+    )
+    trials: tuple[Path, ...] = option(
+        "also score pairs of a voice and a face, by files of lines `key voice face`, as of the FAME challenge, or `1 voice "
+        "face` and `0 voice face`; their paths lead to clips of the data folder",
+        (),
+        group=FIGURES,
+        nargs="+",
+        metavar="FILE",
     )
     rows: int = option("show at most this many voices in a picture", 12, group=PICTURES, metavar="N")
     format: str = option(
@@ -108,8 +125,10 @@ class Options:
 def evaluate(options: Options, folder: Path) -> None:
     """Evaluate the run in a folder: print the result, and write figures and pictures there. Raises InputError."""
     import model
-    from clips import feature_files
-    from judging import leaks, parts, pictures, tables
+    from clips import feature_files, splits
+    from judging import association, association_table, leaks, parts, pictures, tables
+    from judging import labels as labelling
+    from judging import trials as pairs
     from training import runs
     from training.batches import predict_features
 
@@ -120,16 +139,18 @@ def evaluate(options: Options, folder: Path) -> None:
     if not data.is_dir():
         raise InputError(f"{data}: expected the data that {folder} was trained on, found no such folder; name it with --data")
     ready = feature_files.ready_clips(data)
-    clips = utils.split_clips(ready, run["seed"])
+    clips = splits.divide(run["split"], ready)
     seen = runs.seen_clips(run, ready)
     trained_on = set(seen["train"])
     clips["train"] = [clip for clip in clips["train"] if clip in trained_on]
-    if not clips["train"] and run["hashed"]:
-        clips = {"test": ready}  # other data: all are unseen
+    if not clips["train"] and (run["hashed"] or options.trials):
+        clips = {"test": ready} if run["hashed"] else {}  # other data: all are unseen; or trials alone
     elif not clips["train"]:
-        raise InputError(
-            f"{data}: expected training clips of {folder}, found none; is it the data that this run was trained on?"
-        )
+        raise InputError(f"{data}: {NOT_TRAINED_ON.format(folder)}")
+    for note in splits.notes_on(run["split"], ready) if "val" in clips else ():
+        print(f"evaluate: {note}", file=sys.stderr)
+    labels = options.labels and labelling.read_labels(options.labels, ready, data)
+    trials = [pairs.read_trials(path, ready, data) for path in options.trials]
     if run["encoder"] == "conv":
         model.check_batch(options.batch_size, run["width"], utils.N_FRAMES)
     decode = runs.load_face_decoder(options.decoder, folder, run["feature_size"], options.exaggerate)
@@ -153,28 +174,46 @@ def evaluate(options: Options, folder: Path) -> None:
             gallery = None
         rows[name] = parts.score(part, centre, mean_face, options.k, gallery)
         rows[name]["fitted_on"] = name == "train" or (name == "val" and run["fitted_on_validation"])
-    if not rows:
+        restrictions = labelling.restrictions(labels, of_part)
+        rows[name]["association"] = association.measure(part, centre, restrictions)
+        for line in association.left_out(name, rows[name]["association"], restrictions):
+            print(f"evaluate: {line}", file=sys.stderr)
+    if not rows and not trials:
         raise InputError(
             f"{data}: expected two people in a part of the split, found none with more than one; pass more --clips"
         )
+    scores = pairs.score(trials, judged, lambda some: predict_features(encoder, data, some, size, options.batch_size), centre)
     found, measured = leaks.find_leaks(run, data, seen, judged), {}
+    for of in scores:
+        told = leaks.of_people(of.trials.clips, run["clips"]["train"], "trained on")
+        found += [f"{of.trials.path.name}: {leak}" for leak in told]
     if decode and "test" in judged:
         found += leaks.of_people(judged["test"].clips, decode.training_faces, "used to fit the face decoder")
         measured = craniofacial_of(judged["test"], decode, centre)
 
-    print(tables.headline(rows, judged), "", tables.screen_table(rows), "", tables.screen_notes(rows), sep="\n")
+    split, said, written = run["split_name"], [of.headline() for of in scores], []
+    if rows:
+        print(tables.headline(rows, judged), "", tables.screen_table(rows), "", tables.screen_notes(rows), "", sep="\n")
+        print(association_table.screen_table(rows, split), "", association_table.screen_notes(rows), sep="\n")
+        said = ["", *said] if said else []
+    print(*said, sep="\n", end="\n" if said else "")
     if measured:
         print("", tables.as_text(tables.craniofacial_table(measured)), "", tables.CRANIOFACIAL_NOTE, sep="\n")
     for leak in found:
         print(f"LEAK? {leak}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix=".part-evaluation-", dir=folder) as temporary:
         made = Path(temporary)
-        utils.write_json(made / METRICS, {"parts": rows, "leaks": found, "craniofacial": measured})
-        utils.save_bytes(made / RESULTS, tables.results(run, folder.name, rows, found, measured).encode())
-        labels = {part: tables.label_of(part, row) for part, row in rows.items()}
-        pictures.draw_pictures(made, data, judged, labels, centre, options.rows, decode, options.format)
-        for path in publish(made, folder):
-            print(path)
+        if rows:
+            figures = {"parts": rows, "leaks": found, "craniofacial": measured, "trials": [of.figures for of in scores]}
+            utils.write_json(made / METRICS, figures)
+            sections = association_table.sections(rows, split, said)
+            utils.save_bytes(made / RESULTS, tables.results(run, folder.name, rows, found, measured, sections).encode())
+            names = {part: tables.label_of(part, row) for part, row in rows.items()}
+            pictures.draw_pictures(made, data, judged, names, centre, options.rows, decode, options.format)
+            written = publish(made, folder)
+    for of in scores:
+        written.append(utils.save_new(folder / of.file_name, of.as_text().encode()))
+    print(*written, sep="\n")
 
 
 def craniofacial_of(part, decode, centre) -> dict[str, dict]:

@@ -4,6 +4,7 @@ Reads the run checkpoints/<run>/ of train.py and the run of a face decoder (pyth
 
     options.json       the options that decide on the network, without paths
     clips.json         hashes of the names of the clips that the run was trained and validated on, so that leaks are still told
+    split.csv          the split of a run with --split, its names as hashes
     centre.pkl         the mean face feature
     weights.npz        the best weights, 16 bits a number
     likely.npz         what faces a voice makes likely
@@ -28,7 +29,8 @@ from utils import InputError, option
 
 MEASURED = "measured.json"
 COPIED = (utils.CENTRE, utils.LIKELY, utils.CERTAINTY, MEASURED)  # files that hold nothing of single people
-PERSONAL = ("run", "data", "decoder", "resume", "readers", "save_minutes")  # options that are paths, or of one machine
+# Options that are paths, or of one machine.
+PERSONAL = ("run", "data", "split", "names", "decoder", "resume", "readers", "save_minutes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,7 @@ def share(folder: Path, out: Path, model: str) -> None:
     Raises:
         InputError: if the run is missing or broken.
     """
+    from clips import splits
     from training import compact, runs
 
     run = runs.read_run(folder, model)
@@ -57,7 +60,7 @@ def share(folder: Path, out: Path, model: str) -> None:
     utils.write_json(out / utils.OPTIONS, {name: value for name, value in options.items() if name not in PERSONAL})
     clips = json.loads((folder / utils.CLIPS).read_text(encoding="utf-8"))
     hashed = {part: sorted(names if run["hashed"] else map(utils.hashed, names)) for part, names in run["clips"].items()}
-    utils.write_json(out / utils.CLIPS, {**clips, **hashed, "hashed": True})
+    runs.write_clips(out, {**clips, **hashed}, splits.without_names(run["split"]), hashed=True)
     for name in COPIED:
         if (folder / name).exists():
             shutil.copyfile(folder / name, out / name)

@@ -62,6 +62,7 @@ PRETRAINED_RUN = "pretrained"  # the run that comes with the project
 PRETRAINED = Path(__file__).resolve().parent / CHECKPOINTS / PRETRAINED_RUN
 # Files in the folder of a run.
 OPTIONS, CLIPS, CENTRE, HISTORY = "options.json", "clips.json", "centre.pkl", "history.jsonl"
+SPLIT_FILE = "split.csv"  # of a run whose split is read from a file
 LIKELY, CERTAINTY, METRICS = "likely.npz", "certainty.npz", "metrics.json"
 HASH_LETTERS = 16  # hexadecimal, of the hashes that stand for names
 UNFINISHED = ".part-"  # how the name of a file begins that is being written
@@ -177,7 +178,10 @@ def options_given(argv=None) -> set[str]:
 
 def printable(text) -> str:
     """Return a text in one line: line breaks and other letters that no terminal shows become escapes, such as \\n."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def check(valid: bool, message: str) -> None:
@@ -316,7 +320,12 @@ def person_of(clip: str) -> str:
 
 def hashed(clip: str) -> str:
     """Return the name of a clip in runs that are shared: the hashes of its person and of itself, joined as names are."""
-    return "_".join(hashlib.sha256(text.encode()).hexdigest()[:HASH_LETTERS] for text in (person_of(clip), clip))
+    return f"{hash_of(person_of(clip))}_{hash_of(clip)}"
+
+
+def hash_of(name: str) -> str:
+    """Return the hash that stands for the name of a person or a clip in runs that are shared."""
+    return hashlib.sha256(name.encode()).hexdigest()[:HASH_LETTERS]
 
 
 @contextmanager
@@ -406,25 +415,26 @@ def stderr_to(path: Path):
 # The split.
 
 
-def part_of(person: str, seed: int) -> str:
+def part_of(person: str, seed: int, parts: tuple[str, ...] = tuple(SPLIT)) -> str:
     """Return the part of the split that a person belongs to: a pure function of the name and the seed.
 
     The part is the same in every process and order, and stays the same when clips are added. All clips of a person share it.
 
     Returns:
-        "train", "val" or "test", with the shares of SPLIT.
+        One of `parts`, in proportion to their shares in SPLIT.
     """
     digest = hashlib.sha256(f"{seed}:{person}".encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64  # [0, 1)
-    for part, share in SPLIT.items():
-        position -= share
+    position *= sum(SPLIT[part] for part in parts)
+    for part in parts:
+        position -= SPLIT[part]
         if position < 0:
             return part
     return part  # rounding of the shares' sum
 
 
 def split_clips(clips: list[str], seed: int) -> dict[str, list[str]]:
-    """Divide clips into the parts of the split, each in the order given."""
+    """Divide clips into the parts of the split, each in the order given. Splits from a file: `clips.splits`."""
     parts = {part: [] for part in SPLIT}
     for clip in clips:
         parts[part_of(person_of(clip), seed)].append(clip)

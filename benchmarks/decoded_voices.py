@@ -14,7 +14,7 @@ import scipy.stats
 import utils
 from benchmarks import judges
 from benchmarks.authors import CENTRE_CLIPS, MAKER, published_features, published_pictures
-from clips import detection, feature_files, media
+from clips import detection, feature_files, media, splits
 from faces import textures
 from faces.portraits import FaceDecoder, landmarks_in
 from judging import craniofacial, pictures, tables
@@ -56,7 +56,7 @@ def decode_unseen(folder: Path, decoder: Path) -> Unseen:
     run = runs.read_run(folder)
     data, size = Path(run["data"]), run["feature_size"]
     ready = feature_files.ready_clips(data)
-    test, training = utils.split_clips(ready, run["seed"])["test"], runs.seen_clips(run, ready)["train"]
+    test, training = splits.divide(run["split"], ready)["test"], runs.seen_clips(run, ready)["train"]
     clips = test + utils.sample_clips(training, CENTRE_CLIPS, run["seed"])
     predicted, features = predict_features(runs.load_encoder(folder, run), data, clips, size, 8)
     decode = runs.load_face_decoder(str(decoder), folder, size, 1.0)

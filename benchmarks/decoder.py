@@ -25,7 +25,7 @@ import numpy as np
 import utils
 from benchmarks import decoded_voices, judges
 from benchmarks.measuring import seconds_of
-from clips import feature_files, media
+from clips import feature_files, media, splits
 from faces import decoder, decoder_statistics, textures
 from judging.ranks import rank, recall_at_k
 from training import runs
@@ -180,7 +180,7 @@ def print_decoder(decode, landmarks, one_pass, photos: Photos, people, gallery, 
 def unseen_photos(data: Path, run: dict, network) -> None:
     """Measure a decoder, and the plain one, on photos of unseen people."""
     ready = feature_files.ready_faces(data)
-    names, fitted_on = utils.split_clips(ready, run["seed"]), runs.seen_clips(run, ready)["train"]
+    names, fitted_on = splits.divide(run["split"], ready), runs.seen_clips(run, ready)["train"]
     test, n_others = names["test"], max(0, GALLERY - len(names["test"]))
     size, centre = run["feature_size"], run["centre"]
     reference = textures.reference_shape(np.stack([feature_files.load_landmarks(data, name) for name in fitted_on]))

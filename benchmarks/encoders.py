@@ -18,7 +18,7 @@ import numpy as np
 import utils
 from benchmarks.authors import CENTRE_CLIPS, published_features
 from benchmarks.measuring import ROOT
-from clips import feature_files
+from clips import feature_files, splits
 from judging.intervals import mean_interval, median_interval, resample
 from judging.ranks import rank
 from training import runs
@@ -50,7 +50,7 @@ def rank_unseen_speakers(folder: Path):
     """Rank the true faces for the test part of a run. Returns the Ranking, and the person of each clip."""
     run = runs.read_run(folder)
     data, size, centre = Path(run["data"]), run["feature_size"], run["centre"]
-    clips = utils.split_clips(feature_files.ready_clips(data), run["seed"])["test"]
+    clips = splits.divide(run["split"], feature_files.ready_clips(data))["test"]
     voices, faces = predict_features(runs.load_encoder(folder, run), data, clips, size)
     people = [utils.person_of(clip) for clip in clips]
     return rank(voices - centre, faces - centre, people), people
@@ -64,7 +64,7 @@ def rank_published(authors: Path, folder: Path):
     """
     run = runs.read_run(folder)
     data, size, centre = Path(run["data"]), run["feature_size"], run["centre"]
-    clips = utils.split_clips(feature_files.ready_clips(data), run["seed"])["test"]
+    clips = splits.divide(run["split"], feature_files.ready_clips(data))["test"]
     training = utils.sample_clips(run["clips"]["train"], CENTRE_CLIPS, run["seed"])
     features, of_training = (published_features(authors, "voice_to_face", names) for names in (clips, training))
     voices = np.nan_to_num(features - np.nanmean(of_training, axis=0))  # pictures have a mean of their own

@@ -16,7 +16,7 @@ import numpy as np
 
 import model
 import utils
-from clips import feature_files
+from clips import feature_files, splits
 from faces import textures
 from judging import intervals
 from judging.ranks import rank
@@ -58,7 +58,7 @@ def photos(folder: Path, data: Path) -> None:
     reference = network.get_layer("warp").get_weights()[0]
     basis, mean = network.get_layer("texture_basis").get_weights()  # (R, M), (M,)
     ready = feature_files.ready_faces(data)
-    parts = {"seen": runs.seen_clips(run, ready)["train"], "unseen": utils.split_clips(ready, run["seed"])["test"]}
+    parts = {"seen": runs.seen_clips(run, ready)["train"], "unseen": splits.divide(run["split"], ready)["test"]}
     parts = {name: utils.sample_clips(clips, MOST_PHOTOS, 0) for name, clips in parts.items()}
     directions = utils.normalise(np.vstack([basis, mean - mean.mean()]))
     components = np.linalg.qr(basis.T)[0]  # (M, R)
@@ -88,7 +88,7 @@ def voices_of(folder: Path, part: str):
     run = runs.read_run(folder)
     data, size = Path(run["data"]), run["feature_size"]
     ready = feature_files.ready_clips(data)
-    clips = utils.split_clips(ready, run["seed"])["test"] if part == "test" else runs.seen_clips(run, ready)[part]
+    clips = splits.divide(run["split"], ready)["test"] if part == "test" else runs.seen_clips(run, ready)[part]
     encoder = runs.load_encoder(folder, run)
     predicted, faces = predict_features(encoder, data, clips, size)
     halves, _ = predict_features(model.of_halves(encoder), data, clips, size)

@@ -16,7 +16,7 @@ import numpy as np
 
 import model
 import utils
-from clips import feature_files
+from clips import feature_files, splits
 from judging.ranks import rank, recall_at_k
 from training import runs
 from training.batches import predict_features
@@ -48,7 +48,7 @@ def run(options: Options) -> None:
         ranks = rank(voices[numbers], faces[numbers], [utils.person_of(clip) for clip in chosen]).ranks
         return [*(100 * recall_at_k(ranks, k) for k in KS), np.median(ranks)]
 
-    unseen = utils.split_clips(clips, run["seed"])["test"]
+    unseen = splits.divide(run["split"], clips)["test"]
     accidental, known = [], []
     for _ in range(options.processes):
         command = [sys.executable, "-c", CODE, str(len(unseen))]

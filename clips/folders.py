@@ -218,7 +218,7 @@ def clip_name(person: str, rest: str) -> str:
     Args:
         person, rest: of `people_of`. In the rest, letters, digits, dots and hyphens stay; runs of others become a hyphen.
     """
-    kept = rest if _AUTHORS_NAME.fullmatch(f"_{rest}") else re.sub(r"[\W_]+", "-", rest)
+    kept = rest if _AUTHORS_NAME.fullmatch(f"x_{rest}") else re.sub(r"[\W_]+", "-", rest)
     return f"{person_name(person)}_{_cut(kept)}"
 
 

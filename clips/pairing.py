@@ -137,7 +137,7 @@ def pair(voices: Path, faces: Path, names: Path | None = None) -> Recordings:
             f"{min(people_of_faces)}; name the folders alike, or pass a csv of both names as --names"
         )
     if alone := people_of_faces - people_of_voices:
-        others.append(f"{_counted_people(len(alone))} in {faces} have no voice in {voices}, such as {min(alone)}")
+        others.append(f"without a voice in {voices}: {_counted_people(len(alone))} in {faces}, such as {min(alone)}")
     notes = _printable([*notes, *more, *assumed, *others])
     return Recordings(voices.absolute(), voice_paths, clips, notes, faces.absolute(), faces_of)
 
@@ -173,8 +173,7 @@ def _names(paths: list[str], person_and_rest) -> tuple[list[str], list[str]]:
         clips.append(name)
     if not same:
         return clips, []
-    n = len(same)
-    return clips, [f"{n} recordings have the person and the name of another one, and are left out, such as {same[0]}"]
+    return clips, [f"left out, for another file has the same person and name: {len(same)}, such as {same[0]}"]
 
 
 def _printable(notes) -> list[str]:
@@ -206,7 +205,7 @@ def _aliases(path: Path) -> dict[str, str]:
 def _empty_levels(paths: list[str], others: list[str], person_and_rest) -> set[int]:
     """Return the levels of folders below the person that say nothing, as 1.6 in <person>/1.6/<video>.
 
-    Such a folder is in all the paths of one side, and in none of the other side's.
+    Such a folder is in all the paths of one side, and is in none of the other side's, nor the name of a file there.
     """
     alike = None
     for path in paths:
@@ -214,7 +213,11 @@ def _empty_levels(paths: list[str], others: list[str], person_and_rest) -> set[i
         alike = within if alike is None else [name if name == other else None for name, other in zip(alike, within)]
         if not any(alike):
             return set()
-    return {level for level, name in enumerate(alike) if name and not any(f"/{name}/" in path for path in others)}
+
+    def is_known(name):
+        return any(f"/{name}/" in path or f"/{name}." in path for path in others)
+
+    return {level for level, name in enumerate(alike) if name and not is_known(name)}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -239,7 +242,7 @@ def listed(found: Recordings, limit: int | None = None):
             said = clip
             people_found.add(utils.person_of(clip))
         counts[how if said == clip else said.partition(":")[0]] += 1
-        yield "\t".join(map(utils.printable, [path, said, *([how, *pictures] if pictures else ())]))
+        yield "\t".join(map(utils.printable, [path, said, *([how, *pictures] if pictures and said == clip else ())]))
     n, paired = counts.total(), sum(counts[how] for how in (OWN, OF_FOLDER, OF_PERSON, ""))
     kinds = ", ".join(f"{counts[how]} with {how}" for how in (OWN, OF_FOLDER, OF_PERSON) if counts[how])
     rest = ", ".join(f"{counts[how]} {how}" for how in ("unpaired", "left out") if counts[how])

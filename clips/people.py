@@ -31,6 +31,7 @@ class Person:
 
     names: tuple[str, ...]
     labels: dict[str, str]  # without those that are unknown
+    line: int = dataclasses.field(default=0, compare=False)  # its number in the file
 
 
 def read_people(path: Path, expected: str) -> list[Person]:
@@ -44,12 +45,8 @@ def read_people(path: Path, expected: str) -> list[Person]:
         InputError: if the file cannot be read, or has no column of names beside one of LABELS or another of names.
     """
     lines = read_cells(path, expected)
-    header = [re.sub(r"[\W_]", "", cell.casefold()) for cell in lines[0][1]] if lines else []
-    names = [column for column, title in enumerate(header) if re.fullmatch(NAMES, title)]
-    labels = {
-        label: next((n for n, of in enumerate(header) if re.fullmatch(pattern, of)), None) for label, pattern in LABELS.items()
-    }
-    labels = {label: column for label, column in labels.items() if column is not None}
+    header = lines[0][1] if lines else []
+    names, labels = columns_of(header)
     if not names or len(names) + len(labels) < 2:
         found = ", ".join(lines[0][1]) if lines else "an empty file"
         raise InputError(f"{path}: expected {expected}, found {found}; name the columns of people and labels in the first line")
@@ -60,12 +57,21 @@ def read_people(path: Path, expected: str) -> list[Person]:
         keys = tuple(dict.fromkeys(person_name(cells[column]) for column in names if cells[column].casefold() not in UNKNOWN))
         found = {label: _label(label, cells[column]) for label, column in labels.items()}
         if keys:
-            people.append(Person(keys, {label: value for label, value in found.items() if value}))
+            people.append(Person(keys, {label: value for label, value in found.items() if value}, number))
     return people
 
 
+def columns_of(header: list[str]) -> tuple[list[int], dict[str, int]]:
+    """Return the numbers of the columns of names, and those of the labels, by the keys of LABELS, as a header says."""
+    titles = [re.sub(r"[\W_]", "", cell.casefold()) for cell in header]
+    labels = {label: [n for n, title in enumerate(titles) if re.fullmatch(of, title)] for label, of in LABELS.items()}
+    names = [n for n, title in enumerate(titles) if re.fullmatch(NAMES, title)]
+    return names, {label: columns[0] for label, columns in labels.items() if columns}
+
+
 def read_cells(path: Path, expected: str) -> list[tuple[int, list[str]]]:
-    """Read a text file of columns, separated by tabs, semicolons, commas or else white space. Blank lines are left out.
+    """Read a text file of columns, separated by tabs, semicolons, commas or else white space. Blank lines are left out, and
+    comments, which begin with #.
 
     Returns:
         For each line its number, from 1, and its values, without spaces around them.
@@ -81,7 +87,7 @@ def read_cells(path: Path, expected: str) -> list[tuple[int, list[str]]]:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected {expected} in UTF-8, found other bytes; save it as UTF-8") from error
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip() and line.lstrip()[0] != "#"]
     counts = collections.Counter(mark for _, line in lines[:100] for mark in "\t;," if mark in line)
     if not counts:
         return [(number, line.split()) for number, line in lines]

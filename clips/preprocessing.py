@@ -213,10 +213,8 @@ def _run(source: Source, data: Path, settings: ExtractionSettings, load, start, 
     for path_of in (*FILES.values(), prints.prints_path):  # at the end, for the folders may be large
         remove_leftovers(path_of(data, "").parent)
     if doubts:
-        source.notes.append(
-            f"{counted(len(doubts), 'clip')} may show another face than the speaker's, such as {doubts[0]}: several faces stay; "
-            f"the detail in {manifest_path(data)} says how many"
-        )
+        n = counted(len(doubts), "clip")
+        source.notes.append(f"{n} may show another face than the speaker's, such as {doubts[0]}: several faces stay")
     return _summarise(source, data, counts, n_before, bot_check)
 
 

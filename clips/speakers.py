@@ -121,14 +121,15 @@ def _staying(frames, rule: str, method: str) -> Found:
         return sum(_height(box) for _, box in track)
 
     speaker = max(staying, key=lambda track: (size(track), -_from_middle(track[0][1], frames[track[0][0]])))
-    (first, first_box), (last, last_box) = speaker[0], speaker[-1]
-    if first != last:
-        features = dlib_feature(frames[first].picture, first_box), dlib_feature(frames[last].picture, last_box)
-        if np.linalg.norm(features[0] - features[1]) > SAME_PERSON:
-            raise Skip("speaker-not-found", "the face that stays becomes another person's")
     rivals = sum(size(track) >= RIVAL_SHARE * size(speaker) for track in staying) - 1
     doubt = f"{1 + rivals} faces stay" if rivals else ""
-    return _first_usable([(frames[number], box) for number, box in speaker], method, doubt)
+    places = [(frames[number], box) for number, box in speaker]
+    first, last = (_first_usable(ordered, method, doubt) for ordered in (places, places[::-1]))
+    if last.second > first.second:
+        features = dlib_feature(first.frame, first.box), dlib_feature(last.frame, last.box)
+        if np.linalg.norm(features[0] - features[1]) > SAME_PERSON:
+            raise Skip("speaker-not-found", "the face that stays becomes another person's")
+    return first
 
 
 def _step(before, box) -> float:

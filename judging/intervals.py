@@ -59,3 +59,16 @@ def median_interval(values: np.ndarray, resamples: Resamples) -> tuple[float, fl
         medians.append((ordered[(upto >= half).argmax(axis=1)] + ordered[(upto > half).argmax(axis=1)]) / 2)
     low, high = np.percentile(np.concatenate(medians), INTERVAL)
     return float(low), float(high)
+
+
+def sums(of_people: np.ndarray, resamples: Resamples) -> np.ndarray:
+    """Sum over the people of each resample. float (P, M), a row for each person -> float (RESAMPLES, M)."""
+    rows = max(1, BLOCK // len(of_people))
+    starts = range(0, len(resamples.times), rows)
+    return np.concatenate([resamples.times[start : start + rows].astype(of_people.dtype) @ of_people for start in starts])
+
+
+def limits(resampled: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of a figure, by its values in the resamples: float (RESAMPLES,)."""
+    low, high = np.percentile(resampled, INTERVAL)
+    return float(low), float(high)

@@ -1,5 +1,6 @@
-"""The figures that the paper and the slides report, to set beside our own."""
+"""The figures that the paper, the slides and other papers report, to set beside our own."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -41,6 +42,81 @@ PAPER_CRANIOFACIAL = {
     "nose area": 0.28,
     "random baseline": 0.02,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Association:
+    """What a paper reports of the association of voices and faces; shares in %, None where it reports none."""
+
+    paper: str
+    task: str  # "voice to face" or "face to voice"; "verification" where the pairs have no direction
+    restriction: str  # "all", or as in `labels.restrictions`
+    data: str  # data set
+    split: str | None  # as runs name theirs; None for one that is no run's
+    people: int | None  # test people
+    auc: float | None = None
+    eer: float | None = None
+    matching: dict[int, float] = dataclasses.field(default_factory=dict)  # 1:N, by N
+    mean_precision: float | None = None  # mean average precision
+    gallery: int | None = None  # faces, or voices, on which the mean average precision depends
+
+
+# VoxCeleb1's people by the first letter of their names: F to Z train, C to E test; 189 test people have voices and faces.
+BY_NAME = "voxceleb1-names"
+LEAST_PEOPLE = 0.95  # share of a protocol's test people that a part must have for a figure to stand beside ours
+GALLERY_FACTOR = 2  # mean average precision, which depends on the gallery, only beside one at most so many times another size
+
+# Only figures that could be read in a source; 1:2 matching, AUC and mAP of each paper's own lists of pairs.
+_SHAPE = "Wen et al. 2021"  # "Seeking the Shape of Sound", CVPR 2021. Source: github.com/KID-7391/seeking-the-shape-of-sound
+_ARCHETYPE = "MM 2023"  # "Taking a Part for the Whole", ACM MM 2023, archetype-agnostic framework.
+# Source: github.com/starxliu/ACM-MM2023-Voice-Face-Association. The split and the galleries of its AVSpeech are not told there.
+_FAME = "MAV-Celeb"  # each figure the mean of four EERs: trained and tested in either language
+_VOX, _AVSPEECH = "VoxCeleb1, VGGFace", "AVSpeech"
+ASSOCIATION = (
+    Association(_SHAPE, "voice to face", "all", _VOX, BY_NAME, 189, 87.2, None, {2: 87.2}, 5.5, 20_076),
+    Association(_SHAPE, "face to voice", "all", _VOX, BY_NAME, 189, 87.0, None, {2: 86.5}, 5.8, 21_850),
+    Association(_SHAPE, "voice to face", "equal sex", _VOX, BY_NAME, 189, 77.5, None, {2: 77.7}),
+    Association(_SHAPE, "face to voice", "equal sex", _VOX, BY_NAME, 189, 76.1, None, {2: 75.3}),
+    Association(_ARCHETYPE, "voice to face", "all", _VOX, BY_NAME, 189, 88.42, None, {2: 87.87}, 6.77),
+    Association(_ARCHETYPE, "face to voice", "all", _VOX, BY_NAME, 189, 89.02, None, {2: 88.63}, 7.16),
+    Association(_ARCHETYPE, "voice to face", "equal sex", _VOX, BY_NAME, 189, 79.17, None, {2: 78.90}),
+    Association(_ARCHETYPE, "face to voice", "equal sex", _VOX, BY_NAME, 189, 78.95, None, {2: 78.58}),
+    Association(_ARCHETYPE, "voice to face", "all", _AVSPEECH, None, None, 80.69, None, {2: 80.29}, 11.80),
+    Association(_ARCHETYPE, "face to voice", "all", _AVSPEECH, None, None, 81.16, None, {2: 79.98}, 13.43),
+    Association(_ARCHETYPE, "voice to face", "equal sex", _AVSPEECH, None, None, 68.63, None, {2: 68.78}),
+    Association(_ARCHETYPE, "face to voice", "equal sex", _AVSPEECH, None, None, 69.05, None, {2: 67.81}),
+    # PAEFF, arXiv 2505.17002, by PINs's lists of pairs: 250 people of random names.
+    Association("PAEFF 2025", "verification", "all", "VoxCeleb1", None, 250, 84.4, 22.9),
+    # The first place: "Shared Multi-modal Embedding Space for Face-Voice Association", arXiv 2512.04814. FOP, the challenge's
+    # baseline, with English and Urdu, and with English and German: github.com/mavceleb/mavceleb_baseline, November 2025.
+    Association("FAME 2026, first place", "verification", "all", _FAME, None, None, None, 23.99),
+    Association("FOP, FAME 2026", "verification", "all", f"{_FAME} v1", None, 6, None, 33.4),
+    Association("FOP, FAME 2026", "verification", "all", f"{_FAME} v3", None, 8, None, 41.5),
+)
+
+
+def association_beside(
+    split: str | None, part: str, people: int, task: str, restriction: str, gallery: int
+) -> list[Association]:
+    """Return the published figures that may stand beside ours: those of the same people, known by the name of the split.
+
+    Args:
+        split: name of the run's split; None for one without a name.
+        part: of the split, "train", "val" or "test".
+        people: number of people in the part.
+        task, restriction: as of `Association`.
+        gallery: clips in the part, on which the mean average precision depends.
+    """
+    found = []
+    for figures in ASSOCIATION:
+        same = (figures.split, figures.task, figures.restriction) == (split, task, restriction)
+        if part != "test" or split is None or not same or not LEAST_PEOPLE * figures.people <= people <= figures.people:
+            continue
+        size = figures.gallery
+        if size is None or not size / GALLERY_FACTOR <= gallery <= size * GALLERY_FACTOR:
+            figures = dataclasses.replace(figures, mean_precision=None)
+        found.append(figures)
+    return found
 
 
 @functools.cache

@@ -42,16 +42,17 @@ def headline(rows: dict[str, dict], parts: dict[str, Part]) -> str:
 # Rows of cells.
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Set a share in %, with a digit after the point."""
     return f"{100 * share:.1f}"
 
 
-def _exact(limits) -> str:
+def exact_interval(limits) -> str:
     """Set an interval of shares in %, with a digit after the point."""
     return "{:.1f}-{:.1f}".format(*(100 * limit for limit in limits)) if limits else ""
 
 
-def _short(limits) -> str:
+def short_interval(limits) -> str:
     """Set an interval of shares in %, with a digit after the point below 10 only."""
     if not limits:
         return ""
@@ -66,17 +67,17 @@ def _median(limits) -> str:
 def _rows_of_part(part: str, row: dict, screen: bool) -> list[list[str]]:
     """Return the lines of one part of the split: a label, the gallery, R@k for each k, median rank, 1:2 and 1:2 alike."""
     n, ks = row["gallery"], list(row["recall"])
-    interval, blank = _short if screen else _exact, [""] * 3
+    interval, blank = short_interval if screen else exact_interval, [""] * 3
 
     def shares(of):
-        return [_percent(of[k]) for k in ks]
+        return [percent(of[k]) for k in ks]
 
     def limits(of, rest):
         found = [interval(of[k]) for k in ks]
         return [["  95 % interval", "", *found, *rest]] if any(found) else []
 
     lines = [[label_of(part, row), f"{n}", *shares(row["recall"]), f"{row['median_rank']:g}"]]
-    lines[0] += [_percent(row[name]) for name in ("matching", "matching_alike")]
+    lines[0] += [percent(row[name]) for name in ("matching", "matching_alike")]
     matching = [interval(row[f"{name}_interval"]) for name in ("matching", "matching_alike")]
     lines += limits(row["recall_interval"], [_median(row["median_rank_interval"]), *matching])
     lines.append(["  chance", "", *shares(row["chance"]), f"{(n + 1) / 2:g}", "50.0", "50.0"])
@@ -89,7 +90,7 @@ def _rows_of_part(part: str, row: dict, screen: bool) -> list[list[str]]:
     least = published.PAPER_GALLERY / PAPER_FACTOR if screen else 0
     if part != "train" and least <= n <= published.PAPER_GALLERY:
         paper = {k: published.paper_recall(n, k) for k in ks}
-        recall = [_percent(share) for share, *_ in paper.values()]
+        recall = [percent(share) for share, *_ in paper.values()]
         lines.append(["  the paper's model", f"{n}", *recall, f"{published.paper_median_rank(n):.0f}", "", ""])
         lines += [[f"  {label}", *rest] for label, *rest in limits({k: of[1:] for k, of in paper.items()}, blank)]
     if part in published.SLIDES:
@@ -212,7 +213,9 @@ def craniofacial_table(found: dict[str, dict]) -> list[list[str]]:
     return [["craniofacial measure", "r", "p", "the paper"], *lines]
 
 
-def results(run: dict, name: str, rows: dict[str, dict], leaks: list[str], craniofacial: dict[str, dict]) -> str:
+def results(
+    run: dict, name: str, rows: dict[str, dict], leaks: list[str], craniofacial: dict[str, dict], sections: list[str]
+) -> str:
     """Return results.md.
 
     Args:
@@ -221,6 +224,7 @@ def results(run: dict, name: str, rows: dict[str, dict], leaks: list[str], crani
         rows: of `score`, by part.
         leaks: of `leaks.find_leaks`.
         craniofacial: of `craniofacial.correlations`, as dictionaries; empty without decoded faces.
+        sections: paragraphs that follow the table of retrieval and its notes.
     """
     similarity = [["", "degrees", "degrees from the centre", "L1", "L2"]]
     for part, row in rows.items():
@@ -238,6 +242,7 @@ def results(run: dict, name: str, rows: dict[str, dict], leaks: list[str], crani
         *(f"**Leak: {leak}.**" for leak in leaks),
         as_markdown(table(rows)),
         *notes(rows),
+        *sections,
         "## Feature similarity",
         "Means over the clips: the angle between the predicted and the true feature (the paper, 5,000 test clips: 45.75 "
         "degrees with 6 s, 48.43 with 3 s); the same angle as seen from the centre, as retrieval sees it; and, after both are "

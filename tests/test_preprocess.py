@@ -120,12 +120,26 @@ def test_rates(rate, expected):
     assert preprocess.Options(Path("a.csv"), rate=rate).bytes_per_second() == expected
 
 
-@pytest.mark.parametrize("arguments, found", [([], "neither"), (["--csv", "a.csv", "--faces", "photos"], "both")])
-def test_either_a_csv_or_photos(arguments, found, capsys):
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("", "--csv: expected --csv, --folder, --faces, or --voices and --faces, found none"),
+        ("--csv a --faces b", "--csv: expected --csv, --folder, --faces, or --voices and --faces, found --csv and --faces"),
+        ("--folder a --voices b --faces c", "found --folder and --voices and --faces"),
+        ("--voices wav", "--voices: expected --faces with it, found none"),
+        ("--csv a.csv --list", "--list: expected --folder or --voices with it, found --csv"),
+        ("--faces a --windows 2", "--windows: expected --folder or --voices with it, found --faces"),
+        ("--folder a --names b.csv", "--names: expected --voices with it, found --folder"),
+        ("--folder a --videos b", "--videos: expected --csv with it, found --folder"),
+        ("--voices a --faces b --any-length", "--any-length: expected --csv with it, found --voices"),
+        ("--folder a --windows 0", "--windows: expected at least 1, found 0"),
+    ],
+)
+def test_one_kind_of_material_with_its_options(arguments, message, capsys):
     with pytest.raises(SystemExit) as ended:
-        preprocess.main(arguments)
+        preprocess.main(arguments.split())
     assert ended.value.code == 2
-    assert f"error: --csv: expected either --csv or --faces, found {found}; " in capsys.readouterr().err.splitlines()[-1]
+    assert f"{message}; " in capsys.readouterr().err.splitlines()[-1]
 
 
 # ---------------------------------------------------------------- clips

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +11,18 @@ import model
 import share
 import train
 import utils
-from clips import feature_files
+from clips import feature_files, splits
 from faces import likely
 from listening import certainty, listener
 from training import compact, runs
 from utils import InputError, normalise
 
 D = 12  # numbers in a face feature
+OF_SPLIT = {"split": Path("my-split.csv"), "names": Path("my-names.csv")}  # options
+SPLIT = splits.Split(0, {"some-video7": "train", "secret-person": "test"}, (("C*", "test"), ("Xyz*", "val")))
 CLIPS = {"train": [f"some-video{number}_000.000000-006.000000" for number in range(30)], "val": ["another_3_007.0-013.0"]}
-FILES = {utils.OPTIONS, utils.CLIPS, utils.CENTRE, utils.COMPACT_WEIGHTS, utils.LIKELY, utils.CERTAINTY, share.MEASURED}
+FILES = {utils.OPTIONS, utils.CLIPS, utils.SPLIT_FILE, utils.CENTRE, utils.COMPACT_WEIGHTS, utils.LIKELY, utils.CERTAINTY}
+FILES |= {share.MEASURED}
 DECODER_FILES = {utils.OPTIONS, utils.CLIPS, utils.CENTRE, utils.COMPACT_WEIGHTS}
 
 
@@ -27,11 +31,11 @@ def write_voice_run(folder, network, **options):
     rng = np.random.default_rng(4)
     data = folder.parent / "my-data"
     given = train.with_defaults(
-        train.Options(run=str(folder), data=data, decoder=str(folder.parent / "face-run"), loss="total")
+        train.Options(run=str(folder), data=data, decoder=str(folder.parent / "face-run"), loss="total", **OF_SPLIT)
     )
     given = dataclasses.replace(given, **options)
     centre = (3 + rng.normal(size=D)).astype(np.float32)
-    runs.start(folder, given, CLIPS, centre)
+    runs.start(folder, given, CLIPS, centre, SPLIT)
     runs.save_weights(folder / utils.BEST_WEIGHTS, network)
     runs.save_weights(folder / utils.LAST_WEIGHTS, network)
     faces = (centre + rng.normal(size=(200, D))).astype(np.float32)
@@ -82,7 +86,7 @@ def test_what_is_shared(shared):
     assert not list(shared.parent.glob(".part-*"))
     options = json.loads((shared / utils.OPTIONS).read_text())
     assert (options["model"], options["encoder"], options["width"], options["seed"]) == ("voice", "conv", 0.03, 0)
-    assert not {*options} & {"data", "run", "decoder", "resume", "readers", "save_minutes"}
+    assert not {*options} & {"data", "split", "names", "run", "decoder", "resume", "readers", "save_minutes"}
     assert json.loads((shared / share.MEASURED).read_text()) == {"parts": {"test": {"matching": 0.75}}, "craniofacial": {}}
 
 
@@ -107,10 +111,20 @@ def test_no_file_tells_paths_or_names(shared, folder):
     """In all bytes of all files: neither folders nor the names of clips and videos."""
     names = [clip for part in CLIPS.values() for clip in part]
     secret = [*names, *map(utils.person_of, names), str(folder), "my-data", "voice-run", "face-run", "me.png"]
+    secret += ["secret-person", "Xyz", "my-split.csv", "my-names.csv"]
     for path in files_in(shared).values():
         content = path.read_bytes()
         assert [text for text in secret if text.encode() in content] == []
-    assert "my-data" in (folder / "voice-run" / utils.OPTIONS).read_text()  # where it is
+    options = (folder / "voice-run" / utils.OPTIONS).read_text()
+    assert "my-data" in options and "my-split.csv" in options and "my-names.csv" in options  # where they are
+
+
+def test_the_split_is_shared_by_hashes(shared):
+    """Patterns of more than a letter are left out."""
+    run = runs.read_run(shared)
+    hashes = {utils.hash_of("some-video7"): "train", utils.hash_of("secret-person"): "test"}
+    assert run["split"] == splits.Split(0, hashes, (("C*", "test"),), hashed=True) and run["split_name"] is None
+    assert not (shared / "decoder" / utils.SPLIT_FILE).exists()
 
 
 def test_clips_are_known_by_their_hashes(shared):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -108,7 +109,7 @@ def test_help_shows_the_options_in_groups(capsys):
         found = [line[:-1] for line in lines if line.endswith(":") and not line.startswith(" ")]
         assert found == ["options", *groups]
         described = {line.split()[0] for line in lines if line.startswith("  --")}
-        options = train.dataclasses.fields(train.DecoderOptions if arguments else train.Options)
+        options = dataclasses.fields(train.DecoderOptions if arguments else train.Options)
         assert described == {"--version", *(f"--{field.name.replace('_', '-')}" for field in options)}
 
 

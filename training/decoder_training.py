@@ -16,11 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 import utils
-from clips import feature_files, media, workers
+from clips import feature_files, media, splits, workers
 from faces import decoder, decoder_statistics, textures, vggface
 from faces.textures import SIDE
 from judging import pictures
-from training import runs, steps
+from training import runs, setup, steps
 from utils import InputError
 from voices.backend import keras, tf
 
@@ -62,32 +62,39 @@ def read_faces(data: Path, names: list[str], feature_size: int, reference: np.nd
     return Faces(names, features, halves, np.stack(shapes), np.stack(covariates))
 
 
-def choose_faces(data: Path, n_train: int | None, batch_size: int, epochs: int, seed: int) -> dict[str, list[str]]:
-    """Choose the faces to train on, "train", and to validate on, "val".
+def choose_faces(
+    data: Path, split: splits.Split, n_train: int | None, batch_size: int, epochs: int
+) -> tuple[dict[str, list[str]], splits.Split]:
+    """Choose the faces of a new run.
 
     Args:
         data: folder that preprocess.py wrote.
+        split: its seed is that of the samples too.
         n_train: faces to train on; None for MOST_FACES; more faces are sampled down to this number.
         batch_size, epochs: of the training by gradients.
-        seed: of the split and the samples.
+
+    Returns:
+        The names of the faces to train on, "train", and to validate on, "val"; and the split, for the run's folder.
 
     Raises:
-        InputError: if there are too few.
+        InputError: if there are too few, or the split names none of them.
     """
-    ready = utils.split_clips(feature_files.ready_faces(data), seed)
+    ready, split = setup.divide(split, data, feature_files.ready_faces(data))
     most = {"train": n_train or MOST_FACES, "val": VALIDATION_FACES}
-    chosen = {part: utils.sample_clips(ready[part], n, seed) for part, n in most.items()}
+    chosen = {part: utils.sample_clips(ready[part], n, split.seed) for part, n in most.items()}
     n_train_people, n_val_people = (len({utils.person_of(name) for name in chosen[part]}) for part in ("train", "val"))
     if n_train_people < LEAST_PEOPLE or n_val_people < 2:
         limited = n_train_people < LEAST_PEOPLE and len(chosen["train"]) < len(ready["train"])
-        next_step = "raise --clips" if limited else "make more ready with preprocess.py, --csv or --faces"
+        next_step = (
+            "raise --clips" if limited else f"make more ready with preprocess.py, --csv or --faces{setup.or_name_more(split)}"
+        )
         raise InputError(
             f"{data}: expected faces of at least {LEAST_PEOPLE} people to train on and of two to validate on, found "
             f"{n_train_people} and {n_val_people}; {next_step}"
         )
     if epochs and batch_size > len(chosen["train"]):
         raise InputError(f"--batch-size: expected at most {len(chosen['train'])}, the training faces, found {batch_size}")
-    return chosen
+    return chosen, split
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -229,17 +236,18 @@ def draw_decoded(path: Path, data: Path, faces: Faces, network) -> None:
     pictures.draw_grid(path, f"{len(names)} of {len(faces.names)} validation faces", ["true face"], "decoded", rows)
 
 
-def train(options, folder: Path) -> None:
+def train(options, split: splits.Split, folder: Path) -> None:
     """Fit the face decoder in closed form; with --epochs, train it further by gradients.
 
     Args:
-        options: train.DecoderOptions.
+        options: options.DecoderOptions.
+        split: of `splits.read_split`.
         folder: of the run.
 
     Raises:
         InputError: if there are too few faces, or a file is broken.
     """
-    chosen = choose_faces(options.data, options.clips, options.batch_size, options.epochs, options.seed)
+    chosen, split = choose_faces(options.data, split, options.clips, options.batch_size, options.epochs)
     feature_size = feature_files.feature_size_of(options.data, chosen["train"][0])
     print(
         f"train: {len(chosen['train'])} faces to train on, {len(chosen['val'])} to validate on, face features of "
@@ -258,8 +266,8 @@ def train(options, folder: Path) -> None:
     feature_size, rank = network.input_shape[1], network.get_layer("texture_coefficients").units
     runs.set_aside(folder)
     feature_files.save_array(folder / utils.CENTRE, statistics.centre)
-    utils.write_json(folder / utils.CLIPS, chosen)
-    runs.write_options(folder, "decoder", options, feature_size=feature_size, rank=rank)
+    runs.write_clips(folder, chosen, split)
+    runs.write_options(folder, "decoder", options, split, feature_size=feature_size, rank=rank)
     history, best = [], math.inf
     n_steps = options.epochs * (len(faces.names) // options.batch_size)
     optimizer = steps.adam(network, options.schedule, options.learning_rate, n_steps, options.weight_decay)

@@ -13,7 +13,7 @@ import numpy as np
 
 import model
 import utils
-from clips import feature_files
+from clips import feature_files, splits
 from faces import decoder, likely
 from faces.portraits import FaceDecoder
 from faces.textures import SIDE
@@ -59,16 +59,33 @@ def weights_bytes(network, state=()) -> int:
     return sum(4 * math.prod(variable.shape) for variable in variables) + 4096 * len(variables)
 
 
-def write_options(folder: Path, model: str, options, **sizes: int) -> None:
+def write_options(folder: Path, model: str, options, split: splits.Split, **sizes: int) -> None:
     """Write the options of a run, with the model that it trains, "voice" or "decoder", and the sizes of that model.
 
-    The data folder becomes an absolute path, which is valid wherever the next script is started.
+    The data folder becomes an absolute path, which is valid wherever the next script is started. The name of the split is that
+    of a split that comes with the project.
     """
     values = {**dataclasses.asdict(options), "data": options.data.absolute()}
-    utils.write_json(folder / utils.OPTIONS, {"model": model, **values, **sizes})
+    utils.write_json(folder / utils.OPTIONS, {"model": model, **values, "split_name": split.name, **sizes})
 
 
-def start(folder: Path, options, clips: dict[str, list[str]], centre: np.ndarray, fitted_on_validation: bool = False) -> None:
+def write_clips(folder: Path, clips: dict[str, list[str]], split: splits.Split, **notes: bool) -> None:
+    """Write the clips of a run, with notes on them, and its split if that was read from a file."""
+    utils.write_json(folder / utils.CLIPS, {**clips, **notes})
+    if split.is_of_file:
+        splits.write_kept(folder / utils.SPLIT_FILE, split)
+    else:
+        (folder / utils.SPLIT_FILE).unlink(missing_ok=True)
+
+
+def start(
+    folder: Path,
+    options,
+    clips: dict[str, list[str]],
+    centre: np.ndarray,
+    split: splits.Split,
+    fitted_on_validation: bool = False,
+) -> None:
     """Write what a voice encoder's run starts with; an earlier run in the folder is kept under another name.
 
     A run that is resumed keeps its folder, and its options change where they may. clips.json also notes a closed form that is
@@ -78,8 +95,8 @@ def start(folder: Path, options, clips: dict[str, list[str]], centre: np.ndarray
     if not options.resume:
         set_aside(folder)
         feature_files.save_array(folder / utils.CENTRE, centre)
-        utils.write_json(folder / utils.CLIPS, {**clips, "fitted_on_validation": True} if fitted_on_validation else clips)
-    write_options(folder, "voice", options, feature_size=len(centre))
+        write_clips(folder, clips, split, **({"fitted_on_validation": True} if fitted_on_validation else {}))
+    write_options(folder, "voice", options, split, feature_size=len(centre))
 
 
 def save_weights(path: Path, network, state=(), progress: Progress | None = None) -> None:
@@ -146,7 +163,7 @@ ENTRIES = {"voice": ("encoder", "width", "loss", "embedding"), "decoder": ("rank
 
 
 def read_run(folder: Path, model: str = "voice") -> dict:
-    """Read the options and clips of a run.
+    """Read the options, the clips and the split of a run.
 
     Args:
         folder: of the run.
@@ -155,8 +172,9 @@ def read_run(folder: Path, model: str = "voice") -> dict:
     Returns:
         "data", "seed", "feature_size" and ENTRIES of options.json; "clips", the names of the clips that the run trains on,
         "train", and validates on, "val"; "hashed", whether these are `utils.hashed` names; "fitted_on_validation", whether the
-        closed form is fitted on the latter too; and "centre", the mean face feature, float32 (feature_size,). The folder "data"
-        may no longer exist, and is None in a run that was made to be shared.
+        closed form is fitted on the latter too; "split", of `splits.divide`, and "split_name", the name of a split that comes
+        with the project, else None; and "centre", the mean face feature, float32 (feature_size,). The folder "data" may no
+        longer exist, and is None in a run that was made to be shared.
 
     Raises:
         InputError: if there is no run, the run holds the other model, or one of its files is broken.
@@ -166,13 +184,15 @@ def read_run(folder: Path, model: str = "voice") -> dict:
         run = json.loads(path.read_text(encoding="utf-8"))
         if (found := run.get("model", "voice")) != model:
             raise InputError(f"{folder}: expected a run of {COMMANDS[model]}, found a run of {COMMANDS[found]}")
-        run = {"embedding": EARLIER_EMBEDDING, "data": None, **run}
-        run = {name: run[name] for name in ("data", "seed", "feature_size", *ENTRIES[model])}
+        run = {"embedding": EARLIER_EMBEDDING, "data": None, "split_name": None, **run}
+        run = {name: run[name] for name in ("data", "seed", "split_name", "feature_size", *ENTRIES[model])}
         path = folder / utils.CLIPS
         clips = json.loads(path.read_text(encoding="utf-8"))
         run["clips"] = {part: list(clips[part]) for part in ("train", "val")}
         run["hashed"] = clips.get("hashed", False)
         run["fitted_on_validation"] = clips.get("fitted_on_validation", False)
+        path = folder / utils.SPLIT_FILE
+        run["split"] = splits.read_kept(path, run["seed"], run["split_name"], run["hashed"])
         path = folder / utils.CENTRE
         return {**run, "centre": feature_files.load_array(path, np.float32, (run["feature_size"],))}
     except InputError:

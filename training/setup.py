@@ -11,7 +11,7 @@ import numpy as np
 
 import model
 import utils
-from clips import feature_files, packs
+from clips import feature_files, packs, splits
 from faces import decoder, vggface
 from training import epochs, runs, steps
 from training.batches import Crops
@@ -30,33 +30,61 @@ FEW_CLIPS = 5_000  # training clips below which --encoder speaker is suggested
 # Clips and centre.
 
 
-def choose_clips(data: Path, n_train: int | None, batch_size: int, seed: int) -> tuple[dict[str, list[str]], int]:
+def choose_clips(
+    data: Path, split: splits.Split, n_train: int | None, batch_size: int
+) -> tuple[dict[str, list[str]], int, splits.Split]:
     """Choose the clips of a new run.
 
     Args:
         data: folder that preprocess.py wrote.
+        split: its seed is that of the samples too.
         n_train: clips to train on, sampled from all training clips; None for all.
         batch_size: clips in a step.
-        seed: of the split and the samples.
 
     Returns:
-        The names of the clips to train on, "train", and to validate on, "val"; and the size of their face features.
+        The names of the clips to train on, "train", and to validate on, "val"; the size of their face features; and the split,
+        for the run's folder.
 
     Raises:
-        InputError: if there are too few clips.
+        InputError: if there are too few clips, or the split names none of them.
     """
-    ready = utils.split_clips(feature_files.ready_clips(data), seed)
+    ready, split = divide(split, data, feature_files.ready_clips(data))
     chosen = {
-        "train": utils.sample_clips(ready["train"], n_train or len(ready["train"]), seed),
-        "val": utils.sample_clips(ready["val"], VALIDATION_CLIPS, seed),
+        "train": utils.sample_clips(ready["train"], n_train or len(ready["train"]), split.seed),
+        "val": utils.sample_clips(ready["val"], VALIDATION_CLIPS, split.seed),
     }
     n_ready, n_people = len(ready["train"]), len({utils.person_of(clip) for clip in chosen["val"]})
     if n_ready < batch_size or n_people < 2:
         raise InputError(
             f"{data}: expected at least --batch-size {batch_size} clips to train on and two people to validate on, found "
-            f"{n_ready} and {n_people}; make more clips ready with preprocess.py"
+            f"{n_ready} and {n_people}; make more clips ready with preprocess.py{or_name_more(split)}"
         )
-    return chosen, feature_files.feature_size_of(data, ready["train"][0])
+    return chosen, feature_files.feature_size_of(data, ready["train"][0]), split
+
+
+def divide(split: splits.Split, data: Path, clips: list[str]) -> tuple[dict[str, list[str]], splits.Split]:
+    """Divide clips or photos into the parts of a new run's split, and print what is to be known of a split from a file.
+
+    Args:
+        split: of `splits.read_split`.
+        data: folder of the clips.
+        clips: their names.
+
+    Returns:
+        The names by part, and the split for the run's folder: it names the people whom patterns fit.
+
+    Raises:
+        InputError: if the split names nobody.
+    """
+    splits.check_names(split, clips, data)
+    for note in splits.notes_on(split, clips):
+        print(f"train: {note}", file=sys.stderr)
+    return splits.divide(split, clips), splits.resolved(split, clips)
+
+
+def or_name_more(split: splits.Split) -> str:
+    """Return how else a split gets more people, for messages: "" for a split by hash."""
+    return ", or let --split name more people of the data" if split.is_of_file else ""
 
 
 def describe(clips: dict[str, list[str]], feature_size: int, options) -> None:
@@ -65,7 +93,7 @@ def describe(clips: dict[str, list[str]], feature_size: int, options) -> None:
     Args:
         clips: of `choose_clips`.
         feature_size: numbers in their face features.
-        options: train.Options, with all defaults filled in.
+        options: options.Options, with all defaults filled in.
     """
     n_train, n_val = len(clips["train"]), len(clips["val"])
     print(
@@ -86,8 +114,8 @@ def describe(clips: dict[str, list[str]], feature_size: int, options) -> None:
         )
 
 
-def clips_of_run(folder: Path, data: Path, n_epochs: int) -> tuple[dict[str, list[str]], np.ndarray]:
-    """Read the clips and the centre of a run to be resumed.
+def clips_of_run(folder: Path, data: Path, n_epochs: int) -> tuple[dict[str, list[str]], np.ndarray, splits.Split]:
+    """Read the clips, the centre and the split of a run to be resumed.
 
     Args:
         folder: of the run.
@@ -95,7 +123,7 @@ def clips_of_run(folder: Path, data: Path, n_epochs: int) -> tuple[dict[str, lis
         n_epochs: of the run, with those to come.
 
     Returns:
-        The names of the clips as `choose_clips` returns them, and the centre, float32 (D,).
+        The names of the clips as `choose_clips` returns them, the centre, float32 (D,), and the split.
 
     Raises:
         InputError: if there is no run, clips of the run are missing under `data`, or the closed form is fitted on the
@@ -114,7 +142,7 @@ def clips_of_run(folder: Path, data: Path, n_epochs: int) -> tuple[dict[str, lis
             f"{data}: expected the {len(clips)} clips of {folder}, found {len(clips) - len(missing)}, without {missing[0]}; "
             "pass --data with the folder that the run was trained on"
         )
-    return run["clips"], run["centre"]
+    return run["clips"], run["centre"], run["split"]
 
 
 def choose_centre(name: str, data: Path, clips: list[str], feature_size: int, seed: int) -> np.ndarray:
@@ -138,7 +166,7 @@ def _faces(data: Path, clips: list[str], feature_size: int, most: int, seed: int
 
 
 def crops(options) -> Crops:
-    """Return how train.Options have the clips cropped and masked."""
+    """Return how options.Options have the clips cropped and masked."""
     return Crops(options.batch_size, utils.frames_in(options.seconds), options.mask_bins, options.mask_frames, options.seed)
 
 
@@ -150,7 +178,7 @@ def strategy(options):
     """Return the TensorFlow strategy of `steps.strategy`, and print its devices.
 
     Args:
-        options: train.Options.
+        options: options.Options.
 
     Raises:
         InputError: if the batch does not divide or is too large, or several machines are to fit the closed form.
@@ -175,7 +203,7 @@ def strategy(options):
 
 
 def with_precision(options):
-    """Return train.Options with the best --precision of this machine for "auto"."""
+    """Return options.Options with the best --precision of this machine for "auto"."""
     if options.precision != "auto":
         return options
     return dataclasses.replace(options, precision=steps.best_precision() if options.encoder == "conv" else "float32")
@@ -196,7 +224,7 @@ def build(options, centre: np.ndarray, n_steps: int) -> Training:
     """Build the encoder and its training, within the scope of the current strategy.
 
     Args:
-        options: train.Options, with all defaults filled in.
+        options: options.Options, with all defaults filled in.
         centre: mean face feature, or zeros, float32 (D,).
         n_steps: steps of the whole training.
 
@@ -226,7 +254,7 @@ def resume(folder: Path, options, training: Training, n_steps: int) -> runs.Prog
 
     Args:
         folder: of the run; its options.json still has the --epochs of before.
-        options: train.Options, with those that have changed.
+        options: options.Options, with those that have changed.
         training: of `build`; its weights and state are changed.
         n_steps: steps in an epoch.
 

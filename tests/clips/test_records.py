@@ -130,9 +130,9 @@ def test_the_last_line_of_a_clip_counts(tmp_path):
     records.append_lines(tmp_path, [ready])
     assert (tmp_path / "manifest.csv").read_text().splitlines() == [
         ",".join(records.MANIFEST_COLUMNS),
-        "a_1,network,said x y and more ,dlib,hog" + "," * 12,
-        "b_1,no-face,,dlib,hog" + "," * 12,
-        "a_1,ready,,dlib,hog,0,1,2,3,4,5,5.5,614910,663,9000,15000,697",
+        "a_1,network,said x y and more ,dlib,hog" + "," * 14,
+        "b_1,no-face,,dlib,hog" + "," * 14,
+        "a_1,ready,,dlib,hog,0,1,2,3,4,5,5.5,614910,663,9000,15000,697,,",
     ]
     manifest = records.read_manifest(tmp_path)
     assert len(manifest) == 3  # with the header, which belongs to no clip

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -7,7 +8,7 @@ from conftest import SEED, decoder_weights, error_of, history, run_train
 
 import train
 import utils
-from clips import feature_files
+from clips import feature_files, splits
 from judging import plots
 from training import runs, setup
 from training.batches import predict_features
@@ -16,19 +17,20 @@ from utils import InputError, normalise
 
 
 def test_every_loss_and_picture_format_can_be_chosen():
-    fields = {field.name: field for field in train.dataclasses.fields(train.Options)}
+    fields = {field.name: field for field in dataclasses.fields(train.Options)}
     assert set(fields["loss"].metadata["choices"]) == set(LOSSES)
     assert set(fields["format"].metadata["choices"]) == set(plots.FORMATS)
 
 
 def test_clips_are_a_sample_of_those_ready(demo_data):
     ready = utils.split_clips(feature_files.ready_clips(demo_data), SEED)
-    chosen, feature_size = setup.choose_clips(demo_data, None, 8, SEED)
-    assert chosen == {part: ready[part] for part in ("train", "val")} and feature_size == 128
-    few, _ = setup.choose_clips(demo_data, 9, 8, SEED)
+    split = splits.Split(SEED)
+    chosen, feature_size, kept = setup.choose_clips(demo_data, split, None, 8)
+    assert chosen == {part: ready[part] for part in ("train", "val")} and feature_size == 128 and kept == split
+    few, _, _ = setup.choose_clips(demo_data, split, 9, 8)
     assert len(few["train"]) == 9 and set(few["train"]) < set(ready["train"]) and few["val"] == ready["val"]
     with pytest.raises(InputError, match=r"at least --batch-size 23 clips .*, found 22 and 5; make more clips ready"):
-        setup.choose_clips(demo_data, None, 23, SEED)
+        setup.choose_clips(demo_data, split, None, 23)
 
 
 def test_the_centre_is_the_mean_of_a_sample_or_zero(demo_data, monkeypatch):
