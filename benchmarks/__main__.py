@@ -3,6 +3,7 @@
 Commands, from the repository's root:
 
     preprocess    preprocess.py beside the slides' way
+    pairing       the pairing of voices and faces in folders of a million files
     speech        the voice detector on clips, and on sounds without a voice
     train         train.py beside the slides' way and the machine's limit
     devices       batch norm over two devices beside Keras's
@@ -23,6 +24,7 @@ import utils
 
 MODULES = {
     "preprocess": "preprocessing",
+    "pairing": "pairing",
     "speech": "speech",
     "train": "training",
     "devices": "devices",

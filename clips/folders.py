@@ -45,16 +45,20 @@ def files_under(folder: Path, suffixes) -> tuple[list[str], str]:
         Their paths below the folder, sorted part by part, each file under one path; and in words what was left out and why,
         "" if nothing was.
     """
-    files, linked_files, seen, suffixes = [], [], set(), frozenset(suffixes)
+    files, linked_files, listed, seen, suffixes = [], [], [], None, frozenset(suffixes)
     other_kinds, left_out = collections.Counter(), collections.defaultdict(list)
     folders, linked_folders = [""], []  # a folder is listed under its own path rather than that of a link to it
     while folders or linked_folders:
+        if seen is None and not folders:  # now for the links: only these lead to a folder again
+            seen = {_key_of(folder / path) for path in listed}
         here = folders.pop() if folders else linked_folders.pop(0)
-        if _is_again(folder / here, seen):
+        if seen is None:
+            listed.append(here)
+        elif _is_again(folder / here, seen):
             left_out["links to folders already listed"].append(here)
             continue
         try:
-            listing = os.scandir(folder / here)
+            listing = os.scandir(f"{folder}/{here}")
         except PermissionError:
             left_out["folders that may not be read"].append(here)
             continue
@@ -69,14 +73,13 @@ def files_under(folder: Path, suffixes) -> tuple[list[str], str]:
                     (found_links if is_link else folders).append(path)
                 elif not _leads_to(os.DirEntry.is_file, entry):
                     left_out["links to nothing" if is_link else "special files"].append(path)
-                elif (suffix := os.path.splitext(name)[1].lower()) not in suffixes:
+                elif (suffix := _suffix_of(name).lower()) not in suffixes:
                     other_kinds[suffix or "no suffix"] += 1
                 else:
                     (linked_files if is_link else files).append(path)
         linked_folders += sorted(found_links)
     if linked_files:
-        for path in files:
-            _is_again(folder / path, seen)
+        seen = {_key_of(folder / path) for path in files}
         for path in sorted(linked_files, key=_by_parts):
             (left_out["links to files already listed"] if _is_again(folder / path, seen) else files).append(path)
     words = [f"{reason} {len(paths)} ({min(paths, key=_by_parts)})" for reason, paths in left_out.items()]
@@ -99,10 +102,15 @@ def _by_parts(path: str) -> str:
     return path.replace("/", "\0")
 
 
+def _key_of(path: Path) -> tuple[int, int]:
+    """Return what a file or folder has in common with a link to it."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
 def _is_again(path: Path, seen: set) -> bool:
     """Tell whether a file or folder, or what a link leads to, is among those seen; add it to them."""
-    status = os.stat(path)
-    key = (status.st_dev, status.st_ino)
+    key = _key_of(path)
     again = key in seen
     seen.add(key)
     return again
@@ -114,7 +122,14 @@ def _is_again(path: Path, seen: set) -> bool:
 
 def without_suffix(path: str) -> str:
     """Return a path below a folder without its suffix, with accents as NFC composes them: what people are told apart by."""
-    return unicodedata.normalize("NFC", os.path.splitext(path)[0])
+    stem = path[: -len(suffix)] if (suffix := _suffix_of(path)) else path
+    return stem if stem.isascii() else unicodedata.normalize("NFC", stem)
+
+
+def _suffix_of(path: str) -> str:
+    """Return the suffix of a path with its dot, as os.path.splitext does in more time; "" without one."""
+    dot = path.rfind(".")
+    return path[dot:] if dot > path.rfind("/") + 1 else ""
 
 
 def people_of(names):
@@ -168,12 +183,15 @@ def people_of(names):
     return person_and_rest, notes + _notes_on_case({*heads, *of_people, *(head for head, *_ in flat)})
 
 
-def _without_wrappers(name: str) -> tuple[str, str, tuple[str, ...]]:
+def _without_wrappers(name: str):
     """Split a path into the first folder that is no part of a data set, or the file's name; the rest; and what was passed."""
-    passed = ()
     head, _, rest = name.partition("/")
-    while "/" in rest and _is_wrapper(head):
-        passed += (head,)
+    if not _is_wrapper(head) or "/" not in rest:
+        return head, rest, ()
+    passed = [head]
+    head, _, rest = rest.partition("/")
+    while _is_wrapper(head) and "/" in rest:
+        passed.append(head)
         head, _, rest = rest.partition("/")
     return head, rest, passed
 

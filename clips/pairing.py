@@ -193,7 +193,7 @@ def _aliases(path: Path) -> dict[str, str]:
     expected = "a csv with two columns of names, such as vox1_meta.csv"
     aliases = {}
     for person in people.read_people(path, expected):
-        names = [*person.names, *(name.rstrip(".") for name in person.names)]  # some copies of VoxCeleb lack a dot at the end
+        names = people.spellings(person.names)
         for name in names:
             if aliases.setdefault(name, names[0]) != names[0]:
                 raise InputError(

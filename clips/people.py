@@ -61,6 +61,11 @@ def read_people(path: Path, expected: str) -> list[Person]:
     return people
 
 
+def spellings(names) -> list[str]:
+    """Return all names that a person may have in the data: folders lose a dot at the end of their name on some drives."""
+    return list(dict.fromkeys(spelling for name in names for spelling in (name, name.rstrip(".") or name)))
+
+
 def columns_of(header: list[str]) -> tuple[list[int], dict[str, int]]:
     """Return the numbers of the columns of names, and those of the labels, by the keys of LABELS, as a header says."""
     titles = [re.sub(r"[\W_]", "", cell.casefold()) for cell in header]

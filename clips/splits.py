@@ -86,7 +86,8 @@ def divide(split: Split, clips: list[str]) -> dict[str, list[str]]:
     for clip in clips:
         part = part_of_clip(clip) or (NONE if "train" in named else "train")
         if part == "train" and "val" not in named:
-            part = utils.part_of(utils.person_of(clip), split.seed, ("train", "val"))
+            # Another hash than that of a split without a file: test people chosen by that one would leave few to validate.
+            part = utils.part_of(f"validation:{utils.person_of(clip)}", split.seed, ("train", "val"))
         if part != NONE:
             parts[part].append(clip)
     return parts
@@ -205,7 +206,7 @@ def _collected(path: Path, entries: list[_Entry], seed: int) -> Split:
     """Join the lines of a file to a split. Raises InputError if a name or a pattern is in two parts."""
     first, named, patterns, first_names = {}, {}, {}, {}
     for entry in entries:
-        names = _spellings(entry.names)
+        names = people.spellings(entry.names)
         for name in names or [entry.pattern]:
             before = first.setdefault(name, entry)
             if before.part != entry.part:
@@ -221,16 +222,11 @@ def _collected(path: Path, entries: list[_Entry], seed: int) -> Split:
     return Split(seed, named, tuple(patterns.items()), path=path, entries=first_names)
 
 
-def _spellings(names) -> list[str]:
-    """Return all names that a person may have in the data: folders lose a dot at the end of their name on some drives."""
-    return list(dict.fromkeys(spelling for name in names for spelling in (name, name.rstrip(".") or name)))
-
-
 def _with_names(split: Split, path: Path) -> Split:
     """Let a split name people by all their names in a csv; its patterns are tried on all of them. Raises InputError."""
     named, entries = {**split.named}, {**split.entries}
     for person in people.read_people(path, EXPECTED_NAMES):
-        names = _spellings(person.names)
+        names = people.spellings(person.names)
         of_names = {name: named[name] for name in names if name in named}
         if len(set(of_names.values())) > 1:
             found = " and ".join(f"{name} in {part}" for name, part in of_names.items())

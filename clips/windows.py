@@ -14,7 +14,8 @@ from clips.reasons import LENGTH_TOLERANCE_SECONDS, Skip
 from clips.records import Line
 from utils import CLIP_SECONDS, SAMPLE_RATE
 
-TRIES = 20  # stretches in a row without speech or a face, after which the rest of a file is not searched
+ENOUGH_SECONDS = 3.0  # s of speech in a clip; stretches with less are used where there are too few others
+TRIES = 20  # stretches in a row without enough speech or a face, after which the rest of a file is not searched
 
 
 def stretches(seconds: float | None) -> list[tuple[float, float]]:
@@ -68,7 +69,7 @@ def _windows(voice: Path, most: int, pictures, faces: dict, settings: Extraction
         For each clip its start in s, its samples, its seconds of speech, and the faces, each Face; and the Skip of
         the stretch that came first, if that has no clip.
     """
-    found, first_skip, failures, length = [], None, 0, None
+    found, poor, first_skip, failures = [], [], None, 0
     try:
         with timed(seconds, "decode"):
             read = media.read_clip(voice, picture=pictures is None)
@@ -90,13 +91,14 @@ def _windows(voice: Path, most: int, pictures, faces: dict, settings: Extraction
             if not pictures:
                 found_face = _speaker_of(voice, start, read.frame, settings.speaker, settings, seconds)
                 of_voice = [face_of(found_face, settings, seconds)]
-            found.append((start, read.samples, speech_seconds, of_voice))
-            failures = 0
+            enough = speech_seconds >= ENOUGH_SECONDS
+            (found if enough else poor).append((start, read.samples, speech_seconds, of_voice))
+            failures = 0 if enough else failures + 1
         except Skip as skip:
             first_skip, failures = first_skip or skip, failures + 1
         if len(found) == most or failures == TRIES:
             break
-    return found, first_skip
+    return (found + poor)[:most], first_skip
 
 
 def _speaker_of(

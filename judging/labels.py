@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import utils
-from clips.people import read_people
+from clips.people import read_people, spellings
 from utils import InputError
 
 KINDS = ("sex", "age", "nationality")  # of labels, those that comparisons may be restricted by
@@ -42,7 +42,7 @@ def read_labels(path: Path, clips: list[str], data: Path) -> Labels:
     """
     labels, first = {}, {}
     for person in read_people(path, EXPECTED):
-        for name in _spellings(person.names):
+        for name in spellings(person.names):
             known = labels.setdefault(name, {})
             for kind in KINDS:
                 label = person.labels.get(kind)
@@ -63,11 +63,6 @@ def read_labels(path: Path, clips: list[str], data: Path) -> Labels:
             f"among {len(labels):,} names; name people as the folder does"
         )
     return Labels(path, labels)
-
-
-def _spellings(names: tuple[str, ...]) -> list[str]:
-    """Return all names that a person may have in the data: folders lose a dot at the end of their name on some drives."""
-    return list(dict.fromkeys(spelling for name in names for spelling in (name, name.rstrip("."))))
 
 
 def restrictions(labels: Labels | None, clips: list[str]) -> dict[str, list]:

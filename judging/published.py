@@ -66,13 +66,15 @@ BY_NAME = "voxceleb1-names"
 LEAST_PEOPLE = 0.95  # share of a protocol's test people that a part must have for a figure to stand beside ours
 GALLERY_FACTOR = 2  # mean average precision, which depends on the gallery, only beside one at most so many times another size
 
-# Only figures that could be read in a source; 1:2 matching, AUC and mAP of each paper's own lists of pairs.
+# 1:2 matching, AUC and mAP of each paper's own lists of pairs.
 _SHAPE = "Wen et al. 2021"  # "Seeking the Shape of Sound", CVPR 2021. Source: github.com/KID-7391/seeking-the-shape-of-sound
 _ARCHETYPE = "MM 2023"  # "Taking a Part for the Whole", ACM MM 2023, archetype-agnostic framework.
 # Source: github.com/starxliu/ACM-MM2023-Voice-Face-Association. The split and the galleries of its AVSpeech are not told there.
 _FAME = "MAV-Celeb"  # each figure the mean of four EERs: trained and tested in either language
 _VOX, _AVSPEECH = "VoxCeleb1, VGGFace", "AVSpeech"
 ASSOCIATION = (
+    # "Disjoint Mapping Network", ICLR 2019, arXiv 1807.04836: in whole per cent.
+    Association("DIMNet 2019", "voice to face", "all", _VOX, BY_NAME, 189, None, None, {2: 84.0}),
     Association(_SHAPE, "voice to face", "all", _VOX, BY_NAME, 189, 87.2, None, {2: 87.2}, 5.5, 20_076),
     Association(_SHAPE, "face to voice", "all", _VOX, BY_NAME, 189, 87.0, None, {2: 86.5}, 5.8, 21_850),
     Association(_SHAPE, "voice to face", "equal sex", _VOX, BY_NAME, 189, 77.5, None, {2: 77.7}),

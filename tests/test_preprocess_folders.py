@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from conftest import contents, ffmpeg, lines_of, statuses, write_csv
 
+import model
 import preprocess
 import utils
-from clips import detection, feature_files, media, speech, windows
+from clips import detection, feature_files, media, preprocessing, speech, windows
 from utils import SAMPLE_RATE
 
 
@@ -26,6 +27,11 @@ def films(demo_clips):
 
 def features(data, clip):
     return feature_files.load_spectrogram(data, clip), feature_files.load_embedding(data, clip, 128)
+
+
+def spectrogram_of(sound):
+    filled = np.resize(sound, (preprocessing.BATCH, utils.CLIP_SAMPLES)).astype(np.float32) / 32768
+    return model.spectrogram(filled).numpy().astype(np.float16)[0]
 
 
 def equal(ours, others):
@@ -106,15 +112,17 @@ def test_several_faces_are_averaged(material, demo_data, films, tmp_path):
 def test_a_csv_without_face_centres(demo_clips, demo_data, tmp_path, capsys):
     rows = [line.split(",") for line in (demo_clips / "avspeech_demo.csv").read_text().splitlines()[:3]]
     of_three = write_csv(tmp_path / "three.csv", *(row[:3] for row in rows))
-    mixed = write_csv(tmp_path / "mixed.csv", rows[0], [*rows[1][:3], "", ""], [*rows[2][:3], "0.5", ""])
+    mixed = write_csv(
+        tmp_path / "mixed.csv", rows[0], [*rows[1][:3], "", ""], [*rows[2][:3], "0.5", ""], [*rows[2][:3], "no", ""]
+    )
     for csv in (of_three, mixed):
         data = tmp_path / csv.stem
         assert run("--csv", csv, "--videos", demo_clips / "videos", "--data", data) == 0
         made, expected = contents(data), contents(demo_data)
         assert made and all(expected[name] == content for name, content in made.items())
     assert [*statuses(tmp_path / "three").values()] == ["ready"] * 3
-    assert sorted(statuses(tmp_path / "mixed").values()) == ["bad-row", "ready", "ready"]
-    assert f"{mixed}: 1 of 3 rows have no face centre; --speaker says whose face is taken" in capsys.readouterr().err
+    assert sorted(statuses(tmp_path / "mixed").values()) == ["bad-row", "bad-row", "ready", "ready"]
+    assert f"{mixed}: 1 of 4 rows have no face centre; --speaker says whose face is taken" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- windows
@@ -122,40 +130,53 @@ def test_a_csv_without_face_centres(demo_clips, demo_data, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def long_film(films, tmp_path_factory):
-    """30 s: silence, then three times the same speaker with 6 s each, then silence; and the speech's start and end in s."""
-    folder = tmp_path_factory.mktemp("long")
-    film = next(iter(films.values()))
+    """Return a function: a film of parts of 5 s each, a letter each: a still picture in silence, "-", or a speaker, "s"."""
+    folder, film = tmp_path_factory.mktemp("long"), max(films.values(), key=lambda film: len(media.read_sound(film, 6)))
     still = folder / "still.mp4"
     picture = ("-f", "lavfi", "-i", "color=gray:s=640x360:r=15", "-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono")
     ffmpeg(*picture, "-t", "6", "-c:v", "libx264", "-c:a", "aac", still)
-    parts = [still, film, film, film, still]
-    inputs = [argument for part in parts for argument in ("-t", "5", "-i", part)]
-    streams = "".join(f"[{n}:v][{n}:a]" for n in range(len(parts)))
-    path = folder / "long.mkv"
-    ffmpeg(*inputs, "-filter_complex", f"{streams}concat=n=5:v=1:a=1", "-c:v", "libx264", "-c:a", "pcm_s16le", path)
-    return path, (5, 20)
+
+    def make(letters, path):
+        inputs = [argument for letter in letters for argument in ("-t", "5", "-i", film if letter == "s" else still)]
+        streams = "".join(f"[{number}:v][{number}:a]" for number in range(len(letters)))
+        joined = f"{streams}concat=n={len(letters)}:v=1:a=1"
+        path.parent.mkdir(exist_ok=True)
+        ffmpeg(*inputs, "-filter_complex", joined, "-c:v", "libx264", "-c:a", "pcm_s16le", path)
+
+    return make
 
 
 def test_windows_are_where_speech_is(long_film, tmp_path, capsys):
-    path, (first, last) = long_film
+    """25 s with silence in the first and the last 5 s."""
     folder = tmp_path / "videos"
-    folder.mkdir()
-    shutil.copy(path, folder / "anna.mkv")
+    long_film("-sss-", folder / "anna.mkv")
     assert run("--folder", folder, "--data", tmp_path / "one") == 0
     assert run("--folder", folder, "--data", tmp_path / "five", "--windows", "5") == 0
     assert "preprocess: 5 windows, " in capsys.readouterr().out
     lines = lines_of(tmp_path / "five")
     assert sorted(lines) == ["anna_clip", "anna_clip-2", "anna_clip-3", "anna_clip-4", "anna_clip-5"]
-    ready = [line for line in lines.values() if line["status"] == "ready"]
+    ready = {clip: float(line["start_second"]) for clip, line in lines.items() if line["status"] == "ready"}
     assert len(ready) >= 2 and {line["status"] for line in lines.values()} == {"ready", "no-window"}
     assert lines["anna_clip-5"]["detail"] == f"found {len(ready)}"
-    starts = sorted(float(line["start_second"]) for line in ready)
-    assert all(later - start >= 5.9 for start, later in itertools.pairwise(starts))  # no part of the speech is used twice
-    assert all(first - 3 <= start <= last - 3 for start in starts)
-    one = features(tmp_path / "one", "anna_clip")
-    assert equal(one, features(tmp_path / "five", "anna_clip"))  # the first one, however many are asked for
+    assert all(later - start >= 6 for start, later in itertools.pairwise(sorted(ready.values())))  # nothing is used twice
+    assert 5 <= ready["anna_clip"] <= 14  # not the first stretch, which has 1 s of speech
+    for clip, start in ready.items():
+        sound = media.read_sound(folder / "anna.mkv", 6, start)
+        np.testing.assert_array_equal(features(tmp_path / "five", clip)[0], spectrogram_of(sound))
+    assert equal(
+        features(tmp_path / "one", "anna_clip"), features(tmp_path / "five", "anna_clip")
+    )  # however many are asked for
     assert run("--folder", folder, "--data", tmp_path / "one", "--windows", "2") == 0
     assert "2 clips ready (1 of them before)" in capsys.readouterr().out
+
+
+def test_a_file_too_short_for_two_clips_gives_the_part_with_speech(long_film, tmp_path):
+    folder = tmp_path / "videos"
+    long_film("-s", folder / "late.mkv")
+    long_film("s-", folder / "soon.mkv")
+    assert run("--folder", folder, "--data", tmp_path / "data") == 0
+    starts = {clip: float(line["start_second"]) for clip, line in lines_of(tmp_path / "data").items()}
+    assert starts["soon_clip"] == 0 and 3 <= starts["late_clip"] <= 4
 
 
 def test_stretches_are_spread_over_the_whole_file():

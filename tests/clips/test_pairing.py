@@ -81,6 +81,11 @@ def test_frames_belong_to_all_voices_of_their_video(tmp_path):
             ["ann/1.jpg", "ann2/1.jpg"],
             {f"{p}/1.wav": ([f"{p}/1.jpg"], OWN) for p in ("ann", "ann2")},
         ),
+        (
+            ["a/1.wav", "a2/1.wav"],
+            ["a/9.jpg", "a2/8.jpg"],
+            {"a/1.wav": (["a/9.jpg"], OF_PERSON), "a2/1.wav": (["a2/8.jpg"], OF_PERSON)},
+        ),
     ],
 )
 def test_what_belongs_together(voices, faces, expected, tmp_path):

@@ -153,6 +153,34 @@ def test_a_recall_that_nobody_reaches():
     assert leaks.of_recall(part_with(5, 20)) == []  # chance is 5 %, the paper's model would reach 28 %
 
 
+def test_a_person_under_two_names_is_found_by_the_face(random_data, tmp_path):
+    """One person in train and in test, in other videos and under another name: neither names nor prints tell."""
+    shutil.copytree(random_data, tmp_path / "data")
+    data = tmp_path / "data"
+    ready = feature_files.ready_clips(data)
+    seen, unseen = ready[:30], ready[30:]
+    assert leaks.same_faces(data, unseen, seen) == {}
+    step = np.random.default_rng(0).normal(size=128).astype(np.float32)
+    step /= np.linalg.norm(step)
+    for number, (copied, distance) in enumerate([(seen[3], 0.33), (seen[7], 0.37), (seen[9], 0.2)]):
+        feature = feature_files.load_embedding(data, copied, 128) + distance * step
+        feature_files.save_array(feature_files.embedding_path(data, unseen[number]), feature)
+    found = leaks.same_faces(data, unseen, seen)
+    assert found == {0: seen[3], 2: seen[9]}
+    (line,) = leaks.of_same_faces(unseen, found)
+    assert line.startswith("2 of 10 clips show the face of a training clip's person, under another name: ")
+    assert f"{unseen[0]} and {seen[3]}" in line
+    own = [f"{utils.person_of(unseen[0])}_9", *seen[4:]]  # of one name it is no news
+    shutil.copy(feature_files.embedding_path(data, unseen[0]), feature_files.embedding_path(data, own[0]))
+    assert leaks.same_faces(data, unseen[:1], own) == {}
+
+
+def test_people_whose_faces_are_alike_are_not_told_apart_by_them(demo_data):
+    """The demo's synthetic people: too many are as near as one person's faces."""
+    ready = feature_files.ready_clips(demo_data)
+    assert leaks.same_faces(demo_data, ready[:5], ready[5:]) == {}
+
+
 def test_few_people_carry_no_recall():
     """R@1 of 100 % in 20 faces is too good; in 19 there is no interval to say so."""
     assert len(leaks.of_recall(part_with(20, 20))) == 1
@@ -163,7 +191,7 @@ def test_few_people_carry_no_recall():
 def test_a_validation_set_that_the_encoder_is_fitted_on_may_be_found(fitted, monkeypatch):
     """Its row says so already; of the test set nobody expects it."""
     monkeypatch.setattr(leaks, "copies", lambda data, unseen, seen: [{}, {}])
-    run = {"clips": {"train": ["t_0"], "val": ["v_0"]}, "fitted_on_validation": fitted}
+    run = {"clips": {"train": ["t_0"], "val": ["v_0"]}, "fitted_on_validation": fitted, "feature_size": 8}
     of_parts = {name: part_with(308, 604) for name in ("val", "test")}
     assert len(leaks.find_leaks(run, None, run["clips"], {"val": of_parts["val"]})) == (0 if fitted else 1)
     assert len(leaks.find_leaks(run, None, run["clips"], of_parts)) == 1
