@@ -136,8 +136,8 @@ def people_of(names):
     """Tell the people in a folder apart, or those in two folders that belong together.
 
     A subfolder holds what there is of one person; folders such as dev/mp4 above those of people are passed over. A file beside
-    the subfolders is of the person that it is named for. Several such files named `<person>_<number>` are of one person, and so
-    are those of one id that are named as the clips of a csv.
+    the subfolders is of the person that it is named for. Several such files named `<person>_<number>`, or `<person>__<name>`,
+    are of one person, and so are those of one id that are named as the clips of a csv.
 
     Args:
         names: paths, of `without_suffix`.
@@ -204,8 +204,11 @@ def _is_wrapper(folder: str) -> bool:
 def _split_number(name: str) -> tuple[str, str]:
     """Split the name of a file into a name and the number after it: `Ann_0002`, `Ann-2`, `Ann 2` or `Ann (2)`.
 
-    Without such a number, that is "".
+    In `Ann__beach` anything after two underscores counts as a number. Without a number, that is "".
     """
+    name_before, underscores, rest = name.partition("__")
+    if name_before and underscores and rest.strip("_"):
+        return name_before, rest.lstrip("_")
     found = re.fullmatch(r"(.*[^\W_])(?:[_ -]+(\d+)| *\((\d+)\))", name, re.S)
     return (found[1], found[2] or found[3]) if found else (name, "")
 

@@ -160,7 +160,7 @@ def _files(folder: Path, option: str, kind: str, suffixes) -> tuple[list[str], l
 
 def _names(paths: list[str], person_and_rest) -> tuple[list[str], list[str]]:
     """Return the name of the first clip of each recording, "" where another one has the same path below the same person."""
-    clips, known, same = [], {}, []
+    clips, known, same, alone = [], {}, [], []
     for path in paths:
         person, rest = person_and_rest(folders.without_suffix(path))
         name, key = folders.clip_name(person, rest or "clip"), hash((person, rest))
@@ -171,9 +171,15 @@ def _names(paths: list[str], person_and_rest) -> tuple[list[str], list[str]]:
             name = folders.hashed_name(name, path)
         known[name] = key
         clips.append(name)
-    if not same:
-        return clips, []
-    return clips, [f"left out, for another file has the same person and name: {len(same)}, such as {same[0]}"]
+        if not rest:
+            alone.append(path)
+    notes = []
+    if len(alone) > 1:
+        advice = "put the files of one person into a folder"
+        notes.append(f"{len(alone)} files are of a person each, such as {alone[0]}; {advice}")
+    if same:
+        notes.append(f"left out, for another file has the same person and name: {len(same)}, such as {same[0]}")
+    return clips, notes
 
 
 def _printable(notes) -> list[str]:

@@ -42,14 +42,14 @@ def dask_cluster(tmp_path):
 def test_a_dask_cluster_gives_the_same_and_survives_the_loss_of_a_worker(dask_cluster, demo_data, demo_clips, tmp_path):
     address, processes, _ = dask_cluster
     data = tmp_path / "data"
-    command = [sys.executable, ROOT / "preprocess.py", "--csv", demo_clips / "avspeech_demo.csv", "--data", data]
-    command += ["--videos", demo_clips / "videos", "--face-model", "dlib", "--scheduler", address]
+    command = [sys.executable, ROOT / "preprocess.py", "--folder", demo_clips / "videos", "--data", data]
+    command += ["--face-model", "dlib", "--scheduler", address]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(list(data.glob("spectrograms/*"))) >= 3, seconds=180)
     assert not [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
     processes[0].kill()
     out, err = process.communicate(timeout=300)
-    assert out.startswith("preprocess: 30 rows, 30 clips ready (0 of them before), 0 skipped"), err
+    assert out.startswith("preprocess: 30 recordings, 30 clips ready (0 of them before), 0 skipped"), err
     assert contents(data) == contents(demo_data)
     assert "Traceback" not in err and f" of the workers at {address}\n" in err
 

@@ -108,6 +108,8 @@ def test_videos_named_as_the_clips_of_a_csv_keep_their_names(tmp_path):
     found = pairing.find_videos(files(tmp_path, *(f"{name}.mp4" for name in names), "notes.txt", "a.jpg"))
     assert sorted(found.clips) == sorted([*names[:2], "anna_1", "anna_2", "IMG_1_clip", "IMG_2_clip"])
     assert any("files of other kinds 2 (.jpg 1, .txt 1)" in note for note in found.notes)
+    said = "2 files are of a person each, such as IMG_1.mp4; put the files of one person into a folder"
+    assert said in found.notes
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,22 @@ def test_numbered_photos_show_the_person_that_they_are_named_for(tmp_path):
     assert photos.find_photos(tmp_path, 2)[0][1].clip == "Abba_Eban_0001"  # whether or not the others are read
 
 
+def test_two_underscores_end_a_persons_name(tmp_path):
+    """As in A.J._Buckley__1zcIwhmdeo4_00001_368-571.mp4; one file alone keeps its name."""
+    names = [
+        "A.J._B__1zc_00001_368-571.jpg",
+        "A.J._B__7w0_2.jpg",
+        "Al__x.jpg",
+        "Al_3.jpg",
+        "Bo__x.jpg",
+        "IMG__a.jpg",
+        "IMG__b.jpg",
+    ]
+    people = people_in(tmp_path, *names, "__c.jpg", "d__.jpg")
+    found = ["A.J._B", "A.J._B", "Al", "Al", "Bo__x", "IMG__a", "IMG__b", "__c", "d__"]
+    assert people == dict(zip([*names, "__c.jpg", "d__.jpg"], found))
+
+
 def test_numbers_of_cameras_make_nobody_the_same(tmp_path):
     files = ["IMG_0001.jpg", "IMG_0002.jpg", "DSC-1.jpg", "DSC-2.jpg", "IMG_20200101_1234.jpg", "IMG_20200101_1235.jpg"]
     files += ["2020_1.jpg", "2020_2.jpg", "person_1.jpg", "person_2.jpg", "Photo (1).jpg", "Photo (2).jpg", "000001.jpg"]
