@@ -243,6 +243,16 @@ def clip_name(person: str, rest: str) -> str:
     return f"{person_name(person)}_{_cut(kept)}"
 
 
+def clip_of_window(clip: str, window: int) -> str:
+    """Return the name of a recording's clip: from the second on with a number, after a dot, which names of files lose."""
+    return clip if window == 1 else f"{clip}.{window}"
+
+
+def recording_of(clip: str) -> str:
+    """Return the name of the first clip of a clip's recording."""
+    return re.sub(r"\.\d{1,4}$", "", clip)
+
+
 def hashed_name(name: str, path: str) -> str:
     """Return the name of a clip whose own name another file's clip has, such as 1.png beside 1.jpg: a hash is added."""
     return f"{name}-{_hash(path)}"

@@ -28,11 +28,8 @@ VIDEOS, SOUNDS = VIDEO_SUFFIXES.split(), SOUND_SUFFIXES.split()
 # Of several pictures of a speaker, so many are taken, spread over them, and their features averaged: a voice says nothing of
 # pose, light and expression, in which single pictures differ.
 AVERAGED_FACES = 5
-OWN, OF_FOLDER, OF_PERSON = (
-    "faces of its own",
-    "faces of the same folder",
-    "faces of the same person",
-)  # how a picture belongs to a voice
+# How pictures belong to a voice.
+OWN, OF_FOLDER, OF_PERSON = "faces of its own", "faces of the same folder", "faces of the same person"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +56,6 @@ class Recordings:
     notes: list[str]  # what was left out and what was assumed
     faces: Path | None = None  # folder of the faces; None if the recordings are videos of the speakers
     faces_of: Callable | None = None  # from a path to paths below that folder, and how these belong to it
-
-
-def clip_of_window(clip: str, window: int) -> str:
-    """Return the name of a recording's clip: that of the first one, with a number from the second on."""
-    return clip if window == 1 else f"{clip}-{window}"
 
 
 def find_videos(folder: Path) -> Recordings:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 import utils
-from clips import extraction, feature_files, pairing, photos, records, windows
+from clips import extraction, feature_files, folders, pairing, photos, records, windows
 from clips.reasons import FACE_REASONS, REASONS, RETRIED
 from utils import InputError
 
@@ -148,7 +148,7 @@ def recordings_of(
         n_of_others = 0
         for number in numbers:
             path, clip = found.paths[number], found.clips[number]
-            clips = [pairing.clip_of_window(clip, window) for window in range(1, n_windows + 1)]
+            clips = [folders.clip_of_window(clip, window) for window in range(1, n_windows + 1)]
             pictures, how = found.faces_of(path) if found.faces_of else (None, "")
             if not clip:
                 count(["duplicate"] * n_windows)

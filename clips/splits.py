@@ -14,7 +14,7 @@ from pathlib import Path
 
 import utils
 from clips import people
-from clips.folders import clip_name, person_name, without_suffix
+from clips.folders import clip_name, person_name, recording_of, without_suffix
 from utils import InputError
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "splits"  # the splits that come with the project
@@ -106,8 +106,7 @@ def _by_file(split: Split):
         return split.named.get(key(person)) or _of_patterns(split.patterns, (person,))
 
     def of_clip(clip: str) -> str | None:
-        recording = re.sub(r"-\d+$", "", clip)  # preprocess.py numbers the further clips of a recording
-        return split.named.get(key(clip)) or split.named.get(key(recording)) or of_person(utils.person_of(clip))
+        return split.named.get(key(clip)) or split.named.get(key(recording_of(clip))) or of_person(utils.person_of(clip))
 
     return of_clip
 

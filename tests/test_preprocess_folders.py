@@ -154,10 +154,10 @@ def test_windows_are_where_speech_is(long_film, tmp_path, capsys):
     assert run("--folder", folder, "--data", tmp_path / "five", "--windows", "5") == 0
     assert "preprocess: 5 windows, " in capsys.readouterr().out
     lines = lines_of(tmp_path / "five")
-    assert sorted(lines) == ["anna_clip", "anna_clip-2", "anna_clip-3", "anna_clip-4", "anna_clip-5"]
+    assert sorted(lines) == ["anna_clip", "anna_clip.2", "anna_clip.3", "anna_clip.4", "anna_clip.5"]
     ready = {clip: float(line["start_second"]) for clip, line in lines.items() if line["status"] == "ready"}
     assert len(ready) >= 2 and {line["status"] for line in lines.values()} == {"ready", "no-window"}
-    assert lines["anna_clip-5"]["detail"] == f"found {len(ready)}"
+    assert lines["anna_clip.5"]["detail"] == f"found {len(ready)}"
     assert all(later - start >= 6 for start, later in itertools.pairwise(sorted(ready.values())))  # nothing is used twice
     assert 5 <= ready["anna_clip"] <= 14  # not the first stretch, which has 1 s of speech
     for clip, start in ready.items():

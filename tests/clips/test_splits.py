@@ -83,7 +83,7 @@ def test_iden_split_is_by_clip(read):
     split = read("1 id10001/1zcIwhmdeo4/00001.wav\n3 id10001/1zcIwhmdeo4/00002.wav\n2 id10001/7gWzIy6yIIk/00001.wav\n")
     clips = [folders.clip_name("id10001", rest) for rest in ("1zcIwhmdeo4/00001", "1zcIwhmdeo4/00002", "7gWzIy6yIIk/00001")]
     other, another = folders.clip_name("id10001", "7gWzIy6yIIk/00002"), "id10002_a-1"
-    windows = [f"{clip}-2" for clip in clips]
+    windows = [f"{clip}.2" for clip in clips]
     assert splits.divide(split, [*clips, other, another, *windows]) == {
         "train": [clips[0], windows[0]],
         "val": [clips[2], windows[2]],
