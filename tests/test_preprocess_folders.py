@@ -170,6 +170,18 @@ def test_windows_are_where_speech_is(long_film, tmp_path, capsys):
     assert "2 clips ready (1 of them before)" in capsys.readouterr().out
 
 
+def test_a_recording_is_used_where_much_is_said(long_film, films, tmp_path):
+    """Not the first stretch of 6 s, of which 1 s is speech."""
+    for name in ("voices", "faces"):
+        (tmp_path / name).mkdir()
+    long_film("-sss-", tmp_path / "long.mkv")
+    ffmpeg("-i", tmp_path / "long.mkv", "-vn", tmp_path / "voices" / "anna.wav")
+    ffmpeg("-i", next(iter(films.values())), "-frames:v", "1", tmp_path / "faces" / "anna.png")
+    assert run("--voices", tmp_path / "voices", "--faces", tmp_path / "faces", "--data", tmp_path / "data") == 0
+    (line,) = lines_of(tmp_path / "data").values()
+    assert 5 <= float(line["start_second"]) <= 14 and float(line["speech_seconds"]) >= windows.ENOUGH_SECONDS
+
+
 def test_a_file_too_short_for_two_clips_gives_the_part_with_speech(long_film, tmp_path):
     folder = tmp_path / "videos"
     long_film("-s", folder / "late.mkv")
