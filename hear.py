@@ -62,8 +62,8 @@ class Options:
         "choose between two photos, each with one face", (), group=CHOICE, nargs=2, metavar="PHOTO"
     )
     clips: int = option(
-        "larger data are sampled down to this number of faces; raise it to search all faces of large data, which "
-        "preprocess.py pack prepares for where they are too many for the memory",
+        "number of faces, one of each person, to which larger data are sampled down; raise it to search all people of large "
+        "data, which preprocess.py pack prepares for where they are too many for the memory",
         5000,
         group=CHOICE,
         metavar="N",

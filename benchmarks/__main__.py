@@ -4,6 +4,7 @@ Commands, from the repository's root:
 
     preprocess    preprocess.py beside the slides' way
     pairing       the pairing of voices and faces in folders of a million files
+    faces         how far apart the face features of one person and of several are
     speech        the voice detector on clips, and on sounds without a voice
     train         train.py beside the slides' way and the machine's limit
     devices       batch norm over two devices beside Keras's
@@ -25,6 +26,7 @@ import utils
 MODULES = {
     "preprocess": "preprocessing",
     "pairing": "pairing",
+    "faces": "same_person",
     "speech": "speech",
     "train": "training",
     "devices": "devices",

@@ -31,18 +31,21 @@ class Gallery:
 
 
 def of_data(data: Path, feature_size: int, most: int, seed: int) -> Gallery:
-    """Return the faces of a folder that preprocess.py wrote; from its pack, if there is one, which may be larger than memory.
+    """Return a face of each person in a folder that preprocess.py wrote; from its pack, if there is one, even a large one.
 
     Args:
         data: the folder.
         feature_size: D, of the run that is to choose.
-        most: larger data are sampled down to this number of faces.
+        most: more people are sampled down to this number.
         seed: of the sample.
 
     Raises:
         InputError: if there are no faces, they have features of another size, or the pack is stale.
     """
-    names = utils.sample_clips(feature_files.ready_clips(data), most, seed)
+    of_people = {}
+    for clip in feature_files.ready_clips(data):
+        of_people.setdefault(utils.person_of(clip), clip)
+    names = utils.sample_clips([*of_people.values()], most, seed)
     features = packs.open_pack(data, names, feature_size)
     if features is None:
         features = np.stack([*packs.in_order(packs.Pickles(data, names, feature_size).feature, range(len(names)))])

@@ -31,6 +31,16 @@ def test_large_data_are_sampled(demo_data):
     assert few == gallery.of_data(demo_data, 128, 10, 0).names and set(few) < set(feature_files.ready_clips(demo_data))
 
 
+def test_each_person_is_shown_once(demo_data, tmp_path):
+    shutil.copytree(demo_data, tmp_path / "data")
+    clips = feature_files.ready_clips(demo_data)
+    sibling = utils.clip_name(utils.person_of(clips[3]), 900, 906)
+    for path_of in (feature_files.spectrogram_path, feature_files.embedding_path, feature_files.face_path):
+        shutil.copy(path_of(demo_data, clips[3]), path_of(tmp_path / "data", sibling))
+    assert sibling in feature_files.ready_clips(tmp_path / "data")
+    assert gallery.of_data(tmp_path / "data", 128, 1000, 0).names == clips
+
+
 def test_data_without_faces_or_with_others(demo_data, tmp_path):
     with pytest.raises(utils.InputError, match=r"expected clips made ready by preprocess\.py, found none"):
         gallery.of_data(tmp_path / "none", 128, 10, 0)
