@@ -183,6 +183,21 @@ def people_of(names):
     return person_and_rest, notes + _notes_on_case({*heads, *of_people, *(head for head, *_ in flat)})
 
 
+def below(name: str, depth: int) -> str:
+    """Return a path without its first `depth` folders; as it is if it has fewer."""
+    parts = name.split("/", depth)
+    return parts[-1] if len(parts) > depth else name
+
+
+def possible_people(name: str) -> set[str]:
+    """Return whom a path may be of, as long as the other paths in its folder are not known, see `people_of`."""
+    head, rest, _ = _without_wrappers(name)
+    if rest:
+        return {head}
+    authors = _AUTHORS_NAME.fullmatch(head)
+    return {head, authors[1] if authors else _split_number(head)[0]}
+
+
 def _without_wrappers(name: str):
     """Split a path into the first folder that is no part of a data set, or the file's name; the rest; and what was passed."""
     head, _, rest = name.partition("/")

@@ -7,6 +7,7 @@ import bisect
 import collections
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ VIDEOS, SOUNDS = VIDEO_SUFFIXES.split(), SOUND_SUFFIXES.split()
 # Of several pictures of a speaker, so many are taken, spread over them, and their features averaged: a voice says nothing of
 # pose, light and expression, in which single pictures differ.
 AVERAGED_FACES = 5
+MOST_FOLDERS = 2  # above those of people, whose names say nothing to us
 # How pictures belong to a voice.
 OWN, OF_FOLDER, OF_PERSON = "faces of its own", "faces of the same folder", "faces of the same person"
 
@@ -62,7 +64,10 @@ def find_videos(folder: Path) -> Recordings:
     """Find the videos in a folder, and tell the people in them apart, see `folders.people_of`. Raises InputError for none."""
     paths, notes = _files(folder, "--folder", "videos", VIDEOS)
     person_and_rest, more = folders.people_of(map(folders.without_suffix, paths))
-    clips, others = _names(paths, person_and_rest)
+    clips, others = _names(paths, folders.without_suffix, person_and_rest)
+    found = {utils.person_of(clip) for clip in clips if clip}
+    if len(found) == 1 and len(paths) > 1:
+        others.append(f"all videos are of one person, {found.pop()}; where the folders in it are people, name it as --folder")
     return Recordings(folder.absolute(), paths, clips, _printable(notes + more + others))
 
 
@@ -82,8 +87,6 @@ def pair(voices: Path, faces: Path, names: Path | None = None) -> Recordings:
     """
     voice_paths, notes = _files(voices, "--voices", "recordings", [*SOUNDS, *VIDEOS])
     face_paths, more = _files(faces, "--faces", "photos or videos", [*photos.SUFFIXES, *VIDEOS])
-    name_of = folders.without_suffix
-    person_and_rest, assumed = folders.people_of(name_of(path) for paths in (voice_paths, face_paths) for path in paths)
     aliases = _aliases(names) if names else {}
 
     @functools.lru_cache(maxsize=100_000)
@@ -91,21 +94,28 @@ def pair(voices: Path, faces: Path, names: Path | None = None) -> Recordings:
         name = folders.person_name(person)
         return aliases.get(name, name)
 
-    passed = [_empty_levels(of, other, person_and_rest) for of, other in ((voice_paths, face_paths), (face_paths, voice_paths))]
+    depths = _depths(voice_paths, face_paths, same_person)
+    name_of_voice, name_of_face = (_name_below(depth) for depth in depths)
+    every_name = itertools.chain(map(name_of_voice, voice_paths), map(name_of_face, face_paths))
+    person_and_rest, assumed = folders.people_of(every_name)
+    passed = (
+        _empty_levels(map(name_of_voice, voice_paths), face_paths, person_and_rest),
+        _empty_levels(map(name_of_face, face_paths), voice_paths, person_and_rest),
+    )
 
-    def key_of(path, levels):
-        person, rest = person_and_rest(name_of(path))
+    def key_of(name, levels):
+        person, rest = person_and_rest(name)
         if levels and rest:
             *within, last = rest.split("/")
             rest = "/".join([folder for level, folder in enumerate(within) if level not in levels] + [last])
         return f"{same_person(person)}/{rest}" if rest else same_person(person)
 
-    keys = [key_of(path, passed[1]) for path in face_paths]
+    keys = [key_of(name_of_face(path), passed[1]) for path in face_paths]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     keys, face_paths = [keys[number] for number in order], [face_paths[number] for number in order]
 
     def faces_of(path):
-        key = prefix = key_of(path, passed[0])
+        key = prefix = key_of(name_of_voice(path), passed[0])
         while True:
             first, last = bisect.bisect_left(keys, prefix), bisect.bisect_right(keys, prefix)
             if first == last:  # none of this name: all in the folder of this name; "0" follows "/"
@@ -120,7 +130,7 @@ def pair(voices: Path, faces: Path, names: Path | None = None) -> Recordings:
                 return [], ""
             prefix = above
 
-    clips, others = _names(voice_paths, person_and_rest)
+    clips, others = _names(voice_paths, name_of_voice, person_and_rest, same_person)
     people_of_voices = {aliases.get(name, name) for name in {utils.person_of(clip) for clip in clips if clip}}
     people_of_faces = {key.partition("/")[0] for key in keys}
     if not people_of_voices & people_of_faces:
@@ -128,6 +138,11 @@ def pair(voices: Path, faces: Path, names: Path | None = None) -> Recordings:
             f"{faces}: expected faces of the people in {voices}, such as {min(people_of_voices)}, found others, such as "
             f"{min(people_of_faces)}; name the folders alike, or pass a csv of both names as --names"
         )
+    for folder, depth in zip((voices, faces), depths):
+        if depth:
+            others.append(
+                f"people are told by the folders on level {depth + 1} of {folder}: none on a level above is on both sides"
+            )
     if alone := people_of_faces - people_of_voices:
         others.append(f"without a voice in {voices}: {_counted_people(len(alone))} in {faces}, such as {min(alone)}")
     notes = _printable([*notes, *more, *assumed, *others])
@@ -150,11 +165,22 @@ def _files(folder: Path, option: str, kind: str, suffixes) -> tuple[list[str], l
     return paths, [f"left out of {folder}: {left_out}"] if left_out else []
 
 
-def _names(paths: list[str], person_and_rest) -> tuple[list[str], list[str]]:
-    """Return the name of the first clip of each recording, "" where another one has the same path below the same person."""
-    clips, known, same, alone = [], {}, [], []
+def _names(paths: list[str], name_of, person_and_rest, same_person=str) -> tuple[list[str], list[str]]:
+    """Name the first clip of each recording.
+
+    Args:
+        paths: of the recordings.
+        name_of: function from a path to what `person_and_rest` takes.
+        person_and_rest: of `folders.people_of`.
+        same_person: function from a person to the same name for all names of that person, of which the first here is used.
+
+    Returns:
+        The names, "" where another recording has the same path below the same person; and lines on what was assumed.
+    """
+    clips, known, same, alone, spelled = [], {}, [], [], {}
     for path in paths:
-        person, rest = person_and_rest(folders.without_suffix(path))
+        person, rest = person_and_rest(name_of(path))
+        person = spelled.setdefault(same_person(person), person)
         name, key = folders.clip_name(person, rest or "clip"), hash((person, rest))
         if known.get(name) == key:
             same.append(path)
@@ -200,14 +226,49 @@ def _aliases(path: Path) -> dict[str, str]:
     return aliases
 
 
-def _empty_levels(paths: list[str], others: list[str], person_and_rest) -> set[int]:
+def _name_below(depth: int):
+    """Return the function from a path to its name below so many folders."""
+    if depth == 0:
+        return folders.without_suffix
+    return lambda path: folders.below(folders.without_suffix(path), depth)
+
+
+def _depths(voices: list[str], faces: list[str], same_person) -> tuple[int, int]:
+    """Return how many folders, in which all else lies, stand above those of people: the fewest by which a person is on both.
+
+    A level with several folders is never passed over: these may be people, and videos below them of one name on both sides.
+    """
+    most = []
+    for paths in (voices, faces):
+        first = paths[0].split("/")[:-1]
+        alone = next((n for n, _ in enumerate(first) if not _all_in("/".join(first[: n + 1]), paths)), len(first))
+        most.append(min(alone, MOST_FOLDERS))
+    for depths in sorted(itertools.product(*(range(n + 1) for n in most)), key=sum):
+        of_voices, of_faces = (_possible_people(*of, same_person) for of in zip((voices, faces), depths))
+        if not set(of_faces).isdisjoint(of_voices):
+            return depths
+    return 0, 0
+
+
+def _possible_people(paths: list[str], depth: int, same_person):
+    """Yield whom paths may be of, if so many folders stand above those of people."""
+    name_of = _name_below(depth)
+    for path in paths:
+        yield from map(same_person, folders.possible_people(name_of(path)))
+
+
+def _all_in(folder: str, paths: list[str]) -> bool:
+    return all(path.startswith(f"{folder}/") for path in paths)
+
+
+def _empty_levels(names, others: list[str], person_and_rest) -> set[int]:
     """Return the levels of folders below the person that say nothing, as 1.6 in <person>/1.6/<video>.
 
     Such a folder is in all the paths of one side, and is in none of the other side's, nor the name of a file there.
     """
     alike = None
-    for path in paths:
-        within = person_and_rest(folders.without_suffix(path))[1].split("/")[:-1]
+    for name in names:
+        within = person_and_rest(name)[1].split("/")[:-1]
         alike = within if alike is None else [name if name == other else None for name, other in zip(alike, within)]
         if not any(alike):
             return set()

@@ -92,6 +92,28 @@ def test_what_belongs_together(voices, faces, expected, tmp_path):
     assert pairs(tmp_path, voices, faces)[0] == expected
 
 
+@pytest.mark.parametrize(
+    "voices, faces",
+    [("x1/anna/1.wav x1/bob/1.wav", "anna/1.jpg bob/1.jpg"), ("anna/1.wav bob/1.wav", "y1/y2/anna/1.jpg y1/y2/bob/1.jpg")],
+)
+def test_folders_above_those_of_people(voices, faces, tmp_path):
+    """Folders of other names than those of data sets: people are where both sides have the same ones."""
+    found, recordings = pairs(tmp_path, voices.split(), faces.split())
+    assert recordings.clips == ["anna_1", "bob_1"] and [how for _, how in found.values()] == [OWN, OWN]
+    assert any("people are told by the folders on level" in note for note in recordings.notes)
+
+
+def test_a_person_under_two_names_is_one(tmp_path):
+    (tmp_path / "names.csv").write_text("id,name\nid1,Ann\nid2,Bob\n")
+    _, found = pairs(tmp_path, ["Ann/1.wav", "id1/2.wav", "id2/1.wav"], ["Ann/1.jpg", "Bob/1.jpg"], tmp_path / "names.csv")
+    assert found.clips == ["Ann_1", "Ann_2", "id2_1"]
+
+
+def test_a_folder_of_one_person_is_told(tmp_path):
+    (note,) = pairing.find_videos(files(tmp_path, "anna/a/1.mp4", "anna/b/1.mp4")).notes
+    assert note == "all videos are of one person, anna; where the folders in it are people, name it as --folder"
+
+
 def test_equal_names(tmp_path):
     """The same recording in two formats counts once; files whose names become alike keep apart."""
     voices = ["a/1.mp3", "a/1.wav", "a/x y.wav", "a/x_y.wav", "b/1.wav"]
