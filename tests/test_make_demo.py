@@ -8,13 +8,27 @@ import pytest
 from conftest import FFMPEG, valid_rows
 
 import utils
+from clips import detection, media
 
 
 def test_demo_people_follow_from_the_seed(make_demo, tmp_path):
-    rows = [make_demo.make_clip(seed, 0, tmp_path / name) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    rows = [make_demo.make_clip(seed, 0, 0, tmp_path / name) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
     files = [next((tmp_path / name).iterdir()) for name in "abc"]
     assert rows[0] == rows[1] != rows[2]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_several_videos_of_a_person_show_the_same_face_elsewhere(make_demo, tmp_path):
+    """One id, so that they are on one side of the split; the face is nearer to the person's own than to another's."""
+    rows = [make_demo.make_clip(1, person, video, tmp_path) for person, video in ((0, 0), (0, 1), (1, 0))]
+    assert [row[0] for row in rows] == ["demo-1-0000", "demo-1-0000", "demo-1-0001"] and float(rows[1][1]) > float(rows[0][2])
+    first, second, other = (
+        detection.dlib_feature(picture, detection.largest_face(picture))
+        for picture in (
+            media.read_first_frame(tmp_path / f"{utils.clip_name(row[0], *map(float, row[1:3]))}.mp4").picture for row in rows
+        )
+    )
+    assert np.linalg.norm(first - second) < 0.8 * np.linalg.norm(first - other) and rows[0][3:] != rows[1][3:]
 
 
 def test_demo_clips_are_h264_and_aac_in_avspeechs_columns(demo_clips):
