@@ -69,9 +69,9 @@ def files_under(folder: Path, suffixes) -> tuple[list[str], str]:
                 if name.startswith("."):
                     continue
                 path, is_link = prefix + name, entry.is_symlink()
-                if _leads_to(os.DirEntry.is_dir, entry):
+                if _leads_to(os.DirEntry.is_dir, entry) if is_link else entry.is_dir(follow_symlinks=False):
                     (found_links if is_link else folders).append(path)
-                elif not _leads_to(os.DirEntry.is_file, entry):
+                elif not (_leads_to(os.DirEntry.is_file, entry) if is_link else entry.is_file(follow_symlinks=False)):
                     left_out["links to nothing" if is_link else "special files"].append(path)
                 elif (suffix := _suffix_of(name).lower()) not in suffixes:
                     other_kinds[suffix or "no suffix"] += 1
@@ -146,8 +146,12 @@ def people_of(names):
         A function from one of the paths to the person and the rest of the path, "" if that is all; and lines that say what was
         assumed.
     """
-    heads, wrappers, flat = set(), set(), []
+    heads, wrappers, flat, before = set(), set(), [], None
     for name in names:
+        folder, _, _ = name.rpartition("/")
+        if folder and folder == before:  # the same person as the path before
+            continue
+        before = folder
         head, rest, passed = _without_wrappers(name)
         wrappers.update(passed)
         if rest or _AUTHORS_NAME.fullmatch(head):
@@ -200,15 +204,21 @@ def possible_people(name: str) -> set[str]:
 
 def _without_wrappers(name: str):
     """Split a path into the first folder that is no part of a data set, or the file's name; the rest; and what was passed."""
-    head, _, rest = name.partition("/")
-    if not _is_wrapper(head) or "/" not in rest:
-        return head, rest, ()
-    passed = [head]
-    head, _, rest = rest.partition("/")
-    while _is_wrapper(head) and "/" in rest:
+    folder, slash, last = name.rpartition("/")
+    if not slash:
+        return name, "", ()
+    head, rest, passed = _in_folder(folder)
+    return head, rest + last, passed
+
+
+@functools.lru_cache(maxsize=1000)
+def _in_folder(folder: str):
+    """Return what `_without_wrappers` does for the files of a folder, the rest without their names."""
+    passed, (head, _, rest) = [], f"{folder}/".partition("/")
+    while "/" in rest and _is_wrapper(head):
         passed.append(head)
         head, _, rest = rest.partition("/")
-    return head, rest, passed
+    return head, rest, tuple(passed)
 
 
 @functools.lru_cache(maxsize=1000)
@@ -254,7 +264,7 @@ def clip_name(person: str, rest: str) -> str:
     Args:
         person, rest: of `people_of`. In the rest, letters, digits, dots and hyphens stay; runs of others become a hyphen.
     """
-    kept = rest if _AUTHORS_NAME.fullmatch(f"x_{rest}") else re.sub(r"[\W_]+", "-", rest)
+    kept = rest if "." in rest and _AUTHORS_NAME.fullmatch(f"x_{rest}") else re.sub(r"[\W_]+", "-", rest)
     return f"{person_name(person)}_{_cut(kept)}"
 
 

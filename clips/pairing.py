@@ -243,6 +243,11 @@ def _depths(voices: list[str], faces: list[str], same_person) -> tuple[int, int]
         first = paths[0].split("/")[:-1]
         alone = next((n for n, _ in enumerate(first) if not _all_in("/".join(first[: n + 1]), paths)), len(first))
         most.append(min(alone, MOST_FOLDERS))
+    some_voices, some_faces = (
+        set(_possible_people(paths[:: 1 + len(paths) // 1000], 0, same_person)) for paths in (voices, faces)
+    )
+    if some_voices & some_faces:
+        return 0, 0
     for depths in sorted(itertools.product(*(range(n + 1) for n in most)), key=sum):
         of_voices, of_faces = (_possible_people(*of, same_person) for of in zip((voices, faces), depths))
         if not set(of_faces).isdisjoint(of_voices):
