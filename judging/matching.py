@@ -10,7 +10,7 @@ import numpy as np
 
 from judging.comparisons import similarities
 from judging.intervals import Resamples, limits, sums
-from judging.ranks import TIE
+from judging.ranks import TIE, recall_in_gallery
 
 CANDIDATES = (2, 3, 5, 10)  # numbers of candidates, N, in 1:N matching
 
@@ -49,8 +49,6 @@ def match(queries: np.ndarray, gallery: np.ndarray, person: np.ndarray, groups) 
 def share_won(better: np.ndarray, others: np.ndarray, candidates: int) -> np.ndarray | None:
     """Return how often each query finds its own counterpart among some candidates: it and sampled ones of other people.
 
-    That none of the sampled ones is better is a matter of counting, as in `ranks.recall_in_gallery`: nothing is sampled.
-
     Args:
         better, others: int (Q,), of `Matches`.
         candidates: how many the query chooses among, N.
@@ -60,9 +58,7 @@ def share_won(better: np.ndarray, others: np.ndarray, candidates: int) -> np.nda
     """
     if candidates - 1 > others.min():
         return None
-    taken = np.arange(candidates - 1)
-    worse = np.maximum(others[:, None] - better[:, None] - taken, 0)
-    return np.prod(worse / (others[:, None] - taken), axis=1)
+    return recall_in_gallery(better, others, candidates, 1)
 
 
 def chance_precision(own: np.ndarray, gallery: np.ndarray) -> np.ndarray:
